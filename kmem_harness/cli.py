@@ -1,0 +1,235 @@
+"""The command line. Each command imports what it needs when it runs: ``--help`` stays quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+import click
+
+from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["cli", "main"]
+
+EXIT_OWN_FAILURE = 125
+_EPILOG = "Sizes: 4096, 8k, 8M, 8MiB, 1G; -1 or max for none."
+
+
+class _LazyGroup(click.Group):
+    """Commands that live in a room of their own are imported when they are asked for."""
+
+    _ELSEWHERE: ClassVar = {"replay": "kmem_harness.replay.command"}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self._ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        home = self._ELSEWHERE.get(cmd_name)
+        if home is None:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(home), cmd_name)
+        return command
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="kmem-harness", prog_name="kmem-harness")
+def cli() -> None:
+    """Give kernel-memory limits back to containers under test.
+
+    A box's fork, clone and their like are charged to an emulated kmem memcg, and fail with ENOMEM
+    where its limit says so. A test instrument, not a security boundary.
+    """
+
+
+@cli.command(
+    epilog=_EPILOG,
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+)
+@click.option("--kmem-limit", metavar="SIZE", help="Limit of the box's kernel memory.")
+@click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    help="Limit of memory.limit_in_bytes (kernel memory only, so far).",
+)
+@click.option(
+    "--kernel",
+    metavar="PROFILE",
+    default="5.10",
+    show_default=True,
+    help="Kernel to emulate: v4, 3.8, 3.12 or 5.10.",
+)
+@click.option("--costs", metavar="FILE.toml", help="Cost table to use instead of the profile's.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["local", "docker"]),
+    help="Where to run it (default: docker with --image, else local).",
+)
+@click.option("--image", metavar="REF", help="Image to run, whose own command is the default.")
+@click.option("--memcg", metavar="PATH", help="Memcg to run in, such as /web.slice/a.")
+@click.option("--observe", is_flag=True, help="Charge and count, but refuse nothing.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="End the box after S seconds.",
+)
+@click.option(
+    "--pids-max",
+    type=click.IntRange(min=3),
+    metavar="N",
+    help="Second, hard bound on tasks, enforced by the kernel itself.",
+)
+@click.option(
+    "--isolation",
+    type=click.Choice(["user", "pid", "none"]),
+    help="Namespaces for the box (default: the best this host allows).",
+)
+@click.option("--report", metavar="FILE.json", help="Write the report there.")
+@click.option("--events", metavar="FILE.jsonl", help="Write every refusal there, one a line.")
+@click.option("--quiet", is_flag=True, help="Leave out the summary line on standard error.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def run(command: tuple[str, ...], **options: Any) -> NoReturn:
+    """Run COMMAND in a box, under an emulated kernel-memory limit.
+
+    Exits with COMMAND's status (128+N after signal N); 125 if the harness itself failed, 126 or
+    127 if COMMAND cannot be executed or found. COMMAND's own input and output are left alone.
+
+    \b
+    kmem-harness run --kmem-limit 8M -- sh -c 'for i in 1 2 3; do sleep 1 & done; wait'
+    """  # noqa: D301 - click's own mark for a line to keep
+    from kmem_harness.run_command import RunOptions, run_command
+
+    if not command and not options["image"]:
+        raise click.UsageError("Missing argument 'COMMAND...'.")
+    sys.exit(run_command(command, RunOptions(**options)))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(*, as_json: bool) -> NoReturn:
+    """Test what this host offers, and say what to do where something is missing."""
+    from kmem_harness.doctor import examine, print_findings
+
+    findings = examine()
+    if as_json:
+        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+    else:
+        print_findings(findings)
+    sys.exit(0 if all(finding.ok or not finding.required for finding in findings) else 1)
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("name", type=click.Choice(["fork-bomb"]))
+@click.option("--kmem-limit", metavar="SIZE", default="8M", show_default=True)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.5, 60),
+    default=4.0,
+    show_default=True,
+    help="How long each of the two runs may last.",
+)
+@click.option("--kernel", metavar="PROFILE", default="5.10", show_default=True)
+@click.option("--runtime", type=click.Choice(["local", "docker"]), default="local")
+@click.option(
+    "--picture", metavar="FILE.svg", help="Draw what the terminal shows at the end there."
+)
+def demo(
+    name: str, kmem_limit: str, seconds: float, kernel: str, runtime: str, picture: str | None
+) -> NoReturn:
+    """Show a real fork bomb beside a neighbour that measures its own latency.
+
+    First without a limit, inside a hard bound of the kernel's; then under a kmem limit.
+    """
+    from kmem_harness.demos.show_fork_bomb import show
+
+    del name  # there is one so far
+    sys.exit(
+        show(
+            kmem_limit=kmem_limit,
+            seconds=seconds,
+            kernel=kernel,
+            picture=picture,
+            runtime=runtime,
+        )
+    )
+
+
+@cli.command()
+@click.argument("path")
+@click.argument("file")
+def read(path: str, file: str) -> None:
+    """Read control file FILE of memcg PATH on a running harness of yours."""
+    with _connected() as connection:
+        click.echo(connection.read(path, file))
+
+
+@cli.command()
+@click.argument("path")
+@click.argument("file")
+@click.argument("value")
+def write(path: str, file: str, value: str) -> None:
+    """Write VALUE to control file FILE of memcg PATH on a running harness of yours."""
+    with _connected() as connection:
+        connection.write(path, file, value)
+
+
+@cli.command()
+@click.argument("path", default="/")
+def ls(path: str) -> None:
+    """List memcg PATH on a running harness of yours."""
+    with _connected() as connection:
+        for entry in connection.ls(path):
+            click.echo(entry)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit; every error of ours is one line that says what to do."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    usage = EXIT_OWN_FAILURE if words[:1] == ["run"] else 2
+    try:
+        status = cli.main(words, prog_name="kmem-harness", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(usage)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ConfigurationError as error:
+        _complain(error)
+        sys.exit(getattr(error, "exit_code", usage))
+    except KmemHarnessError as error:
+        _complain(error)
+        sys.exit(EXIT_OWN_FAILURE)
+    except OSError as error:
+        _complain(error)
+        sys.exit(EXIT_OWN_FAILURE if words[:1] == ["run"] else 1)
+    sys.exit(status or 0)
+
+
+def _complain(error: Exception) -> None:
+    click.echo(f"kmem-harness: {error}", err=True)
+    remedy = getattr(error, "remedy", "")
+    if remedy:
+        click.echo(f"kmem-harness: what to do: {remedy}", err=True)
+
+
+def _connected() -> Any:
+    from contextlib import closing
+
+    from kmem_harness.controller.client import connect_running
+
+    return closing(connect_running())
+
+
+if __name__ == "__main__":
+    main()

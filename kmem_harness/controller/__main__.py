@@ -1,0 +1,45 @@
+"""Run the controller process. Started by ``client.py``; it ends with its owner.
+
+Arguments: KERNEL DIRECTORY CONNECTION_FD OWNER_PIDFD
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import socket
+import sys
+from contextlib import suppress
+
+from kmem_harness.controller.loop import Loop
+from kmem_harness.controller.server import Server
+from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.tree import MemcgTree
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Serve until the owner closes the connection or dies; then end every box and go."""
+    kernel, directory, connection_fd, owner_pidfd = sys.argv[1:5]
+    # The terminal's signals are for the target and the owner; we go when the owner goes.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_IGN)
+    loop = Loop()
+    signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+    tree = MemcgTree(profile_named(kernel), stock=False, use_hierarchy=True)
+    server = Server(loop, tree, directory)
+    server.listen()
+    server.serve(socket.socket(fileno=int(connection_fd)), ended=loop.stop)
+    loop.watch(int(owner_pidfd), lambda _: loop.stop())
+    gc.collect()
+    gc.freeze()  # what lives now lives for ever: no collection need look at it again
+    try:
+        with suppress(InterruptedError):
+            loop.run()
+    finally:
+        server.end_all()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,446 @@
+"""Follow every box from its arming to the end of its last task.
+
+Joins handshakes, listeners and the gate; knows no control connections. A container is a box that
+may be started again and be entered from outside (exec): one account all the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from kmem_harness.controller.box import Box, EventFile, Kind, Price
+from kmem_harness.controller.gate import Gate
+from kmem_harness.controller.handshake import Handshake, Taken
+from kmem_harness.controller.legacy import Legacy, carry_out
+from kmem_harness.controller.loop import HANGUP, READABLE, Loop
+from kmem_harness.core.errors import ConfigurationError, ShimError
+from kmem_harness.costs.kinds import modelled_syscalls
+from kmem_harness.interposer.census import DescendantCensus, NamespaceCensus
+from kmem_harness.interposer.entrants import (
+    entrants,
+    filters_of,
+    pid_inside,
+    shares_pid_namespace,
+)
+from kmem_harness.interposer.filter import Condition, FilterPlan, offer
+from kmem_harness.interposer.syscalls import native_architecture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmem_harness.core.counter import ResourceCounter
+    from kmem_harness.core.memcg import Memcg
+    from kmem_harness.interposer.listener import Listener
+
+__all__ = ["Boxes", "memcg_report"]
+
+#: A parked call is looked at again this often.
+_TICK_SECONDS = 0.001
+#: How long the end of a box waits for its last task to let go of the filter.
+_LAST_TASK_SECONDS = 2.0
+_ALWAYS_DENIED = dict.fromkeys(
+    # A ring makes files, directories and sockets without a system call of their own.
+    ("io_uring_setup", "io_uring_enter", "io_uring_register"),
+    errno.ENOSYS,
+)
+#: Where a box shares our pid namespace it could reach us or its neighbours with these.
+_DENIED_WITHOUT_NAMESPACE = dict.fromkeys(
+    ("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kill"), errno.EPERM
+)
+_ONLY_IF = {"kill": Condition(arg=0, equal=-1)}  # kill(-1): everyone we may signal
+
+
+class _Running:
+    """One box: its account, and the way to its processes."""
+
+    def __init__(self, box: Box, isolation: str, *, filtered: bool, lasting: bool) -> None:
+        self.box = box
+        self.isolation = isolation
+        self.filtered = filtered
+        #: Whether it is a container: started again and entered as its engine likes.
+        self.lasting = lasting
+        self.handshake: Handshake | None = None
+        #: Told once the box is under its filter, or why it never will be.
+        self.when_started: list[Callable[[ShimError | None], None]] = []
+        self.init_pidfd = -1
+        self.target_pidfd = -1
+        self.filter_flags = 0
+        #: How many filters bind whoever is under ours.
+        self.filters = 0
+        #: Processes that were made outside, and so are not charged: pids as the box numbers them.
+        self.outsiders: set[str] = set()
+        #: pidfds of those that joined.
+        self.joined: set[int] = set()
+        self.legacy: Legacy | None = None
+        self.when_over: Callable[[], None] | None = None
+
+
+class Boxes:
+    """All boxes of one controller."""
+
+    def __init__(
+        self, loop: Loop, directory: str, on_refusal: Callable[[Box, dict[str, Any]], None]
+    ) -> None:
+        """Make the sockets of boxes in *directory*; give each card to *on_refusal*."""
+        self._loop = loop
+        self._directory = directory
+        self._running: dict[str, _Running] = {}
+        self._gate = Gate(self.all, on_refusal)
+        self._ticking = False
+        self._architecture = native_architecture()
+
+    def all(self) -> list[Box]:
+        """List the accounts of all boxes."""
+        return [running.box for running in self._running.values()]
+
+    def take_census(self, counter: ResourceCounter) -> None:
+        """Bring the books of every box whose charges walk *counter* up to date."""
+        self._gate.take_census(counter)
+
+    def unfiltered_below(self, memcg: Memcg) -> Box | None:
+        """Find a box that a limit of *memcg* could not bind, for it runs without a filter."""
+        for running in self._running.values():
+            if not running.filtered and memcg.kmem in running.box.counters:
+                return running.box
+        return None
+
+    # -- from arming to running ------------------------------------------------------------
+
+    def arm(self, memcg: Memcg, request: dict[str, Any], fds: list[int]) -> str | None:
+        """Open an account for a box about to start; say where its shim shall report.
+
+        ``None`` where nothing binds the box: then it gets no filter at all.
+        Raises: ConfigurationError, OSError.
+        """
+        name = str(request["box"])
+        if name in self._running or {"/", "\0"} & set(name):
+            message = f"box {name!r} exists already, or its name holds a '/' or a NUL"
+            raise ConfigurationError(message)
+        kinds = {
+            kind: Kind(kind, int(cost["nbytes"]), int(cost["errno"]), str(cost["errno_name"]))
+            for kind, cost in request["kinds"].items()
+        }
+        box = Box(name, memcg, kinds, observe=bool(request["observe"]))
+        bound = [counter for counter in box.counters if not counter.unlimited]
+        if bound and not memcg.accounts:
+            # K61: such a kernel leaves kernel memory out of the memory counter.
+            raise ConfigurationError(
+                f"{memcg.path} limits memory to {bound[0].limit} bytes, and this kernel counts no "
+                "kernel memory there before a kmem limit is set: give a kmem limit, too"
+            )
+        filtered = memcg.accounts and (box.observe or bool(bound))
+        lasting = bool(request.get("lasting"))
+        running = _Running(box, str(request["isolation"]), filtered=filtered, lasting=lasting)
+        path = None
+        if filtered:
+            box.prices = self._price(kinds)
+            path = os.path.join(self._directory, f"{name}/shim.sock" if lasting else f"{name}.sock")
+            running.handshake = Handshake(
+                self._loop,
+                path,
+                offer(self._plan(running)),
+                lambda taken: self._taken(running, taken),
+                (lambda pid: self._may_join(running, pid)) if lasting else None,
+            )
+            if fds:
+                box.events = EventFile(os.dup(fds[0]))
+        self._running[name] = running
+        return path
+
+    def expect(self, name: str, pid: int, answer: Callable[[ShimError | None], None]) -> None:
+        """Learn the pid of a box's init: only its child may hand over the listener.
+
+        *answer* is called once it has, or with what kept it from that; without a filter at once.
+        A container's init is announced at each start.
+        Raises: ConfigurationError if it is said twice, OSError if that process is gone.
+        """
+        running = self._running[name]
+        if running.init_pidfd >= 0:
+            if not running.lasting:
+                message = f"box {name!r} has its init already, process {running.box.init_pid}"
+                raise ConfigurationError(message)
+            if running.box.init_pid == pid and not _is_dead(running.init_pidfd):
+                if running.when_started:
+                    running.when_started.append(answer)
+                else:
+                    answer(None)
+                return
+            self._end_of_run(running)
+        running.init_pidfd = os.pidfd_open(pid)
+        running.box.init_pid = pid
+        if running.handshake is None:
+            answer(None)
+            return
+        running.when_started.append(answer)
+        self._loop.watch(running.init_pidfd, lambda _: self._init_died(running))
+        running.handshake.expect(pid)
+
+    def _price(self, kinds: dict[str, Kind]) -> dict[int, Price]:
+        prices = {}
+        for name, entry in modelled_syscalls().items():
+            number = self._architecture.numbers.get(name)
+            if number is not None:
+                kind = kinds[entry.kind]
+                if_set = kinds[entry.kind_if_set] if entry.kind_if_set else kind
+                prices[number] = Price(name, number, kind, entry.arg, entry.mask, if_set)
+        return prices
+
+    def _plan(self, running: _Running) -> FilterPlan:
+        deny = dict(_ALWAYS_DENIED)
+        if running.isolation == "none":
+            deny |= _DENIED_WITHOUT_NAMESPACE
+        return FilterPlan(
+            architecture=self._architecture,
+            trap=frozenset(price.name for price in running.box.prices.values()),
+            deny=deny,
+            only_if=_ONLY_IF,
+        )
+
+    def _taken(self, running: _Running, taken: Taken | ShimError) -> bool:
+        """Put a listener to work; say whether its shim may go on."""
+        if isinstance(taken, ShimError):
+            self._started(running, taken)
+            return False
+        box, listener = running.box, taken.listener
+        try:
+            if taken.joined:
+                self._let_join(running, taken.peer_pid)
+            else:
+                self._count_tasks(running, taken.peer_pid)
+        except OSError as error:  # it died already, or we may not look at it
+            listener.close()
+            message = f"the tasks of box {box.name} cannot be counted: {error}"
+            self._started(running, ShimError(message, step="count tasks", errno=error.errno or 0))
+            return False
+        box.listeners.append(listener)
+        self._loop.watch(listener.fd, lambda events: self._notified(running, listener, events))
+        if not taken.joined:
+            running.filter_flags = taken.flags
+            with suppress(OSError):  # it died already; the listener will say so
+                running.target_pidfd = os.pidfd_open(taken.peer_pid)
+                self._loop.watch(running.target_pidfd, lambda _: self._target_died(running))
+            self._started(running, None)
+        return True
+
+    def _count_tasks(self, running: _Running, target: int) -> None:
+        box = running.box
+        if running.isolation == "none":
+            box.census = DescendantCensus(box.init_pid, frozenset({str(target)}))
+            return
+        if running.lasting:
+            running.filters = filters_of(target)
+        running.outsiders = {"1", pid_inside(target)}
+        box.census = NamespaceCensus(box.init_pid, running.outsiders)
+
+    def _may_join(self, running: _Running, pid: int) -> bool:
+        """Say whether a process that nobody announced is an exec into this container.
+
+        Whoever came from inside is under our filter, and no process ever loses one.
+        """
+        if not running.box.listeners or running.box.ending:
+            return False
+        with suppress(OSError):
+            return 0 <= filters_of(pid) < running.filters and shares_pid_namespace(
+                pid, running.box.init_pid
+            )
+        return False
+
+    def _let_join(self, running: _Running, pid: int) -> None:
+        inside = pid_inside(pid)
+        pidfd = os.pidfd_open(pid)
+
+        def died(_: int) -> None:
+            running.outsiders.discard(inside)  # its number may be given out again
+            self._forget_joined(running, pidfd)
+
+        running.outsiders.add(inside)
+        running.joined.add(pidfd)
+        self._loop.watch(pidfd, died)
+
+    def _forget_joined(self, running: _Running, pidfd: int) -> None:
+        running.joined.discard(pidfd)
+        self._loop.forget(pidfd)
+        os.close(pidfd)
+
+    def _init_died(self, running: _Running) -> None:
+        if running.handshake is not None:
+            running.handshake.hear_out()
+        message = f"box {running.box.name} ended before its command was started"
+        self._started(running, ShimError(message, step="start", errno=errno.ESRCH))
+
+    def _started(self, running: _Running, failure: ShimError | None) -> None:
+        answers, running.when_started = running.when_started, []
+        if answers:
+            self._loop.forget(running.init_pidfd)
+        for answer in answers:
+            answer(failure)
+
+    # -- running ---------------------------------------------------------------------------
+
+    def _notified(self, running: _Running, listener: Listener, events: int) -> None:
+        if events & READABLE:
+            self._gate.serve(running.box, listener)
+            if self._gate.has_parked and not self._ticking:
+                self._ticking = True
+                self._loop.call_later(_TICK_SECONDS, self._tick)
+        elif events & HANGUP:
+            self._last_task_gone(running, listener)
+
+    def _tick(self) -> None:
+        self._gate.retry_parked()
+        self._ticking = self._gate.has_parked
+        if self._ticking:
+            self._loop.call_later(_TICK_SECONDS, self._tick)
+
+    def _target_died(self, running: _Running) -> None:
+        """Let nothing new be made: a box ends with its first process."""
+        running.box.ending = True
+        self._stop_watching_target(running)
+
+    def _last_task_gone(self, running: _Running, listener: Listener) -> None:
+        box = running.box
+        self._let_go(box, listener)
+        if not box.listeners:
+            box.close_books()
+            if running.when_over is not None:
+                running.when_over()
+
+    def _let_go(self, box: Box, listener: Listener) -> None:
+        self._gate.forget(listener)
+        self._loop.forget(listener.fd)
+        box.listeners.remove(listener)
+        listener.close()
+
+    def _end_of_run(self, running: _Running) -> None:
+        """Put away what belongs to one start of a container, before the next or for good."""
+        box = running.box
+        for listener in list(box.listeners):
+            self._let_go(box, listener)
+        if not box.over:
+            box.close_books()
+        self._init_died(running)
+        self._stop_watching_target(running)
+        for pidfd in list(running.joined):
+            self._forget_joined(running, pidfd)
+        if running.init_pidfd >= 0:
+            os.close(running.init_pidfd)
+            running.init_pidfd = -1
+        if box.census is not None:
+            box.census.close()
+            box.census = None
+        box.over = box.ending = False
+
+    # -- the end ---------------------------------------------------------------------------
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Say how a box is doing, after a census."""
+        running = self._running[name]
+        self._gate.take_census(running.box.memcg.kmem)
+        return _description(running)
+
+    def finish(
+        self, name: str, answer: Callable[[dict[str, Any]], None], *, keep: bool = False
+    ) -> None:
+        """Close a box's account once its last task is gone, and *answer* with the final figures.
+
+        With *keep* it stays open: a container may be started again.
+        """
+        running = self._running[name]
+        close = _description if keep else self._close
+        if not running.box.listeners:
+            answer(close(running))
+            return
+
+        def over() -> None:
+            if running.when_over is not None:
+                running.when_over = None
+                answer(close(running))
+
+        running.when_over = over
+        self._loop.call_later(_LAST_TASK_SECONDS, over)
+
+    def bequeath(self, name: str, legacy: Legacy) -> None:
+        """Remember what is to be said to a box's engine should the owner be gone."""
+        self._running[name].legacy = legacy
+
+    def entrants(self, name: str) -> list[dict[str, Any]]:
+        """List the processes in a container that are under no filter of ours."""
+        running = self._running[name]
+        if not running.box.listeners:
+            return []
+        return [
+            {"pid": one.pid, "inside": one.inside, "comm": one.comm}
+            for one in entrants(running.box.init_pid, running.filters)
+            # The target of an init of the engine's is the first to join.
+            if str(one.inside) not in running.outsiders
+        ]
+
+    def end_all(self) -> None:
+        """Kill every box: the owner is gone."""
+        legacies = []
+        for running in list(self._running.values()):
+            if running.init_pidfd >= 0:
+                with suppress(OSError):
+                    signal.pidfd_send_signal(running.init_pidfd, signal.SIGKILL)
+            if running.legacy is not None:
+                legacies.append(running.legacy)
+            self._close(running)
+        carry_out(legacies)
+
+    def _close(self, running: _Running) -> dict[str, Any]:
+        box = running.box
+        if box.listeners:
+            # The last task did not let go in time: say what is there before it is written off.
+            box.take_final_census()
+        described = _description(running)
+        self._end_of_run(running)
+        if running.handshake is not None:
+            running.handshake.close()
+        box.release()
+        self._running.pop(box.name, None)
+        return described
+
+    def _stop_watching_target(self, running: _Running) -> None:
+        if running.target_pidfd >= 0:
+            self._loop.forget(running.target_pidfd)
+            os.close(running.target_pidfd)
+            running.target_pidfd = -1
+
+
+def memcg_report(memcg: Memcg) -> dict[str, Any]:
+    """Give the report's ``memcg``. Units: bytes; a limit of -1 is none."""
+    return {
+        "path": memcg.path,
+        "kmem": _counter_report(memcg.kmem),
+        "memory": _counter_report(memcg.memory),
+    }
+
+
+def _description(running: _Running) -> dict[str, Any]:
+    box = running.box
+    return {
+        "filtered": running.filtered,
+        "filter_flags": running.filter_flags,
+        "rejected_handshakes": running.handshake.rejected if running.handshake else 0,
+        "report": {**box.report(), "memcg": memcg_report(box.memcg)},
+    }
+
+
+def _counter_report(counter: ResourceCounter) -> dict[str, int]:
+    return {
+        "limit": -1 if counter.unlimited else counter.limit,
+        "usage": counter.usage,
+        "max_usage": counter.max_usage,
+        "failcnt": counter.failcnt,
+    }
+
+
+def _is_dead(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,208 @@
+"""Take over the listener of one box from its shim, and from nobody else.
+
+A connection is accepted only from the process the owner announced, or its child; it must hand
+over exactly one descriptor, a seccomp listener, in time. Then the socket is gone for good, unless
+the box is a container: those can be started again, and entered with exec.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kmem_harness.controller.protocol import close_all, receive_with_fds
+from kmem_harness.core.errors import ShimError
+from kmem_harness.interposer.filter import MAGIC
+from kmem_harness.interposer.listener import Listener, is_listener
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmem_harness.controller.loop import Loop
+
+__all__ = ["Handshake", "Taken"]
+
+TIMEOUT_SECONDS = 10.0
+#: Silent peers that may wait at once; a real shim is never behind more than these.
+MAX_PEERS = 64
+
+_OUTCOME = struct.Struct("=IiI20s")  # struct outcome of shim.c
+_CREDENTIALS = struct.Struct("=iII")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a successful handshake gives: the listener, the flags it has, who handed it over.
+
+    ``joined``: not by the process announced, but by one that entered a box already up.
+    """
+
+    listener: Listener
+    flags: int
+    peer_pid: int
+    joined: bool
+
+
+class Handshake:
+    """Wait for the shim of one box on a socket of its own."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        path: str,
+        offer: bytes,
+        done: Callable[[Taken | ShimError], bool],
+        may_join: Callable[[int], bool] | None = None,
+    ) -> None:
+        """Listen at *path*; call *done* with the listener, or with why there is none.
+
+        The shim goes on if *done* says so. With *may_join*, which judges a process that nobody
+        announced, the socket lasts for further handshakes, in a directory of its own that any
+        user may enter: whoever is inside the container must reach it.
+        """
+        self._loop = loop
+        self._path = path
+        self._offer = offer
+        self._done = done
+        self._may_join = may_join
+        self._expected: int | None = None
+        self._peers: dict[socket.socket, int] = {}
+        # Judged while they live: a shim that fails is dead before its message is read.
+        self._trusted: dict[socket.socket, bool] = {}  # whether it joins
+        if may_join is not None:
+            os.mkdir(os.path.dirname(path))
+            os.chmod(os.path.dirname(path), 0o755)  # noqa: S103 - see above; whatever our umask is
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._socket.bind(path)
+        if may_join is not None:
+            os.chmod(path, 0o666)  # noqa: S103 - see above: peers are judged by their pid
+        self._socket.listen(MAX_PEERS)
+        self.rejected = 0
+        loop.watch(self._socket.fileno(), self._accept)
+
+    def expect(self, pid: int) -> None:
+        """Accept the process *pid* or a child of it; those who came before are judged now."""
+        self._expected = pid
+        for peer, peer_pid in list(self._peers.items()):
+            self._greet(peer, peer_pid)
+
+    def hear_out(self) -> None:
+        """Hear what a shim said before it died: its box may be over before we come to listen."""
+        self._accept(0)
+        for peer in list(self._peers):
+            if peer in self._peers:
+                self._hear(peer)
+
+    def close(self) -> None:
+        """Stop listening, remove the socket, hang up on whoever still waits."""
+        for peer in list(self._peers):
+            self._drop(peer)
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        if self._socket.fileno() < 0:
+            return
+        self._loop.forget(self._socket.fileno())
+        self._socket.close()
+        with suppress(FileNotFoundError):
+            os.unlink(self._path)
+            if self._may_join is not None:
+                os.rmdir(os.path.dirname(self._path))
+
+    def _accept(self, _: int) -> None:
+        if self._socket.fileno() < 0:
+            return
+        try:
+            peer, _address = self._socket.accept()
+        except OSError:  # it hung up at once, or we are out of descriptors: it will be retried
+            return
+        peer.setblocking(False)
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid = _CREDENTIALS.unpack(credentials)[0]
+        if len(self._peers) >= MAX_PEERS:
+            self._drop(next(iter(self._peers)))
+        self._peers[peer] = pid
+        self._loop.watch(peer.fileno(), lambda _: self._hear(peer))
+        self._loop.call_later(TIMEOUT_SECONDS, lambda: self._time_out(peer))
+        if self._expected is not None or (self._may_join is not None and self._may_join(pid)):
+            self._greet(peer, pid)
+
+    def _greet(self, peer: socket.socket, pid: int) -> None:
+        if peer in self._trusted:
+            return
+        announced = self._expected is not None and self._expected in (pid, _parent_of(pid))
+        if not announced and (self._may_join is None or not self._may_join(pid)):
+            self.rejected += 1
+            self._drop(peer)
+            return
+        self._trusted[peer] = not announced
+        with suppress(OSError):
+            peer.send(self._offer)  # smaller than any socket buffer
+
+    def _hear(self, peer: socket.socket) -> None:
+        pid = self._peers[peer]
+        try:
+            body, fds, _flags = receive_with_fds(peer, _OUTCOME.size + 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(peer)
+            return
+        if peer not in self._trusted or len(body) != _OUTCOME.size:
+            close_all(fds)
+            self.rejected += 1
+            self._drop(peer)
+            return
+        magic, errno, flags, step = _OUTCOME.unpack(body)
+        if magic == MAGIC and errno and not fds:
+            name = step.rstrip(b"\0").decode("ascii", "replace")
+            message = f"the shim could not {name}: {os.strerror(errno)}"
+            joined = self._trusted[peer]
+            self._end(peer)
+            if not joined:  # else its own exit status says so to whoever started it
+                self._done(ShimError(message, step=name, errno=errno))
+            return
+        if magic != MAGIC or len(fds) != 1 or not is_listener(fds[0]):
+            close_all(fds)
+            self.rejected += 1
+            self._drop(peer)
+            return
+        taken = Taken(Listener(fds[0]), flags, pid, self._trusted[peer])
+        if self._done(taken):
+            if self._may_join is None:
+                self._stop_listening()  # gone before the target runs, and not a moment later
+            with suppress(OSError):
+                peer.send(b"g")
+        self._end(peer)
+
+    def _end(self, peer: socket.socket) -> None:
+        """End a handshake that is over, one way or the other."""
+        if self._may_join is None:
+            self.close()
+            return
+        if not self._trusted[peer]:
+            self._expected = None  # the next start has another pid
+        self._drop(peer)
+
+    def _time_out(self, peer: socket.socket) -> None:
+        if peer in self._peers:
+            self.rejected += 1
+            self._drop(peer)
+
+    def _drop(self, peer: socket.socket) -> None:
+        self._trusted.pop(peer, None)
+        if self._peers.pop(peer, None) is not None:
+            self._loop.forget(peer.fileno())
+            peer.close()
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b") ")[2].split()[1])
+    except (OSError, IndexError):
+        return None

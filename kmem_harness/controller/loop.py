@@ -1,0 +1,79 @@
+"""Wait for many descriptors in one thread. Knows poll and time; knows nothing of memcgs."""
+
+from __future__ import annotations
+
+import heapq
+import select
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["HANGUP", "READABLE", "Loop"]
+
+READABLE = select.POLLIN
+HANGUP = select.POLLHUP | select.POLLERR
+
+
+class Loop:
+    """One poll loop with timers.
+
+    poll, not epoll: a listener wakes whoever polls it on the caller's own CPU
+    (SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP), and an epoll set in between loses that. Measured side by
+    side, a supervised fork took 1.3 times as long with epoll.
+    """
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._fresh: set[int] = set()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._nr_timers = 0
+        self._running = True
+
+    def watch(self, fd: int, handler: Callable[[int], None]) -> None:
+        """Call *handler* with the poll events of *fd* whenever it is readable or hangs up."""
+        self._handlers[fd] = handler
+        self._fresh.add(fd)
+        self._poll.register(fd, READABLE)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching *fd*; to be called before it is closed."""
+        if self._handlers.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def call_later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run *action* once, not before *seconds* have passed."""
+        self._nr_timers += 1
+        heapq.heappush(self._timers, (time.monotonic() + seconds, self._nr_timers, action))
+
+    def stop(self) -> None:
+        """Return from :meth:`run` after the handlers at hand."""
+        self._running = False
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`."""
+        poll = self._poll.poll
+        handlers = self._handlers
+        fresh = self._fresh
+        while self._running:
+            fresh.clear()
+            for fd, events in poll(self._patience_ms()):
+                handler = handlers.get(fd)
+                # An event of this round is not for a number that was closed and given out since.
+                if handler is not None and fd not in fresh:
+                    handler(events)
+            if self._timers:
+                self._run_timers()
+
+    def _patience_ms(self) -> float | None:
+        if not self._timers:
+            return None
+        return max(self._timers[0][0] - time.monotonic(), 0) * 1000
+
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2]()

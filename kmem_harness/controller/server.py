@@ -1,0 +1,278 @@
+"""Serve control connections: memcgs and their files, boxes and their accounts.
+
+Knows requests and replies; ``protocol.py`` frames them, ``boxes.py`` does what they ask.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from kmem_harness.controller import protocol
+from kmem_harness.controller.boxes import Boxes, memcg_report
+from kmem_harness.controller.legacy import Legacy
+from kmem_harness.controller.live_tasks import TASK_FILES, refuse_move, show_tasks
+from kmem_harness.controller.loop import READABLE, Loop
+from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmem_harness.controller.box import Box
+    from kmem_harness.core.memcg import Memcg
+    from kmem_harness.core.tree import MemcgTree
+
+__all__ = ["PROTOCOL_VERSION", "Server"]
+
+PROTOCOL_VERSION = 1
+
+_CREDENTIALS = struct.Struct("=iII")  # struct ucred
+
+
+class Server:
+    """The controller's door: one tree, many boxes, many clients, one thread."""
+
+    def __init__(self, loop: Loop, tree: MemcgTree, directory: str) -> None:
+        """Serve *tree*; sockets are made in *directory*, which the owner made for us."""
+        self._loop = loop
+        self._tree = tree
+        self._directory = directory
+        self._control_path = os.path.join(directory, "control.sock")
+        self._watchers: dict[socket.socket, Memcg] = {}
+        self._boxes = Boxes(loop, directory, self._tell_watchers)
+        self._listening: socket.socket | None = None
+        self._operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            "hello": self._hello,
+            "make": self._make,
+            "remove": self._remove,
+            "read": self._read,
+            "write": self._write,
+            "ls": self._ls,
+            "children": self._children,
+            "counters": self._counters,
+            "state": self._state,
+            "bequeath": self._bequeath,
+            "entrants": self._entrants,
+            "boxes": self._list_boxes,
+        }
+
+    # -- connections -----------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """Open the control socket for our own user and root: a second terminal may look on."""
+        self._listening = socket.socket(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
+        )
+        self._listening.bind(self._control_path)
+        self._listening.listen(64)
+        self._loop.watch(self._listening.fileno(), self._accept)
+
+    def serve(self, connection: socket.socket, ended: Callable[[], None] | None = None) -> None:
+        """Answer the requests of one client; call *ended* when it goes."""
+        connection.setblocking(False)
+        self._loop.watch(connection.fileno(), lambda events: self._hear(connection, events, ended))
+
+    def end_all(self) -> None:
+        """Kill every box and remove every file of ours: the owner is gone."""
+        self._boxes.end_all()
+        with suppress(OSError):
+            os.unlink(self._control_path)
+        with suppress(OSError):
+            os.rmdir(self._directory)
+
+    def _accept(self, _: int) -> None:
+        if self._listening is None:
+            return
+        with suppress(OSError):
+            connection, _address = self._listening.accept()
+            peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            if _CREDENTIALS.unpack(peer)[1] in (0, os.geteuid()):
+                self.serve(connection)
+            else:
+                connection.close()
+
+    def _hear(
+        self, connection: socket.socket, events: int, ended: Callable[[], None] | None
+    ) -> None:
+        try:
+            request, fds = protocol.receive(connection) if events & READABLE else (None, [])
+        except BlockingIOError:
+            return
+        except ConfigurationError as error:
+            self._reply(connection, {"error": protocol.describe_error(error)})
+            return
+        except (protocol.ConnectionEndedError, OSError):
+            request, fds = None, []
+        if request is None:
+            self._end(connection)
+            if ended is not None:
+                ended()
+            return
+
+        def respond(reply: dict[str, Any]) -> None:
+            self._reply(connection, {**reply, "serial": request.get("serial")})
+
+        try:
+            reply = self._answer(connection, request, fds, respond)
+        except (KmemHarnessError, OSError) as error:
+            reply = {"error": protocol.describe_error(error)}
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            message = f"control request {request.get('op')!r} is malformed: {error!r}"
+            reply = {"error": protocol.describe_error(ConfigurationError(message))}
+        finally:
+            protocol.close_all(fds)
+        if reply is not None:
+            respond(reply)
+
+    def _reply(self, connection: socket.socket, reply: dict[str, Any]) -> None:
+        try:
+            protocol.send(connection, reply)
+        except OSError:  # it is gone, or it asks without reading: it is cut off
+            self._end(connection)
+
+    def _end(self, connection: socket.socket) -> None:
+        if self._watchers.pop(connection, None) is not None:
+            self._mark_watched()
+        if connection.fileno() >= 0:
+            self._loop.forget(connection.fileno())
+            connection.close()
+
+    # -- requests --------------------------------------------------------------------------
+
+    def _answer(
+        self,
+        connection: socket.socket,
+        request: dict[str, Any],
+        fds: list[int],
+        respond: Callable[[dict[str, Any]], None],
+    ) -> dict[str, Any] | None:
+        """Carry out one request; ``None`` where the reply comes later, through *respond*."""
+        operation = str(request.get("op"))
+        if operation == "arm":
+            path = self._boxes.arm(self._tree.find(request["memcg"]), request, fds)
+            self._mark_watched()
+            return {"ok": True, "socket": path}
+        if operation == "expect":
+            self._boxes.expect(
+                request["box"],
+                int(request["pid"]),
+                lambda failure: respond(
+                    {"error": protocol.describe_error(failure)} if failure else {"ok": True}
+                ),
+            )
+            return None
+        if operation == "finish":
+            self._boxes.finish(
+                request["box"],
+                lambda final: respond({"ok": True, **final}),
+                keep=bool(request.get("keep")),
+            )
+            return None
+        if operation == "watch":
+            self._watchers[connection] = self._tree.find(request["path"])
+            self._mark_watched()
+            return {"ok": True}
+        try:
+            handle = self._operations[operation]
+        except KeyError:
+            known = ", ".join(sorted([*self._operations, "arm", "expect", "finish", "watch"]))
+            message = f"unknown control operation {operation!r}; known are {known}"
+            raise ConfigurationError(message) from None
+        return {"ok": True, **handle(request)}
+
+    def _hello(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"version": PROTOCOL_VERSION, "kernel": self._tree.profile.name, "pid": os.getpid()}
+
+    def _make(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Make a memcg, with those above it if asked; then one that is there already is kept."""
+        path = str(request["path"])
+        if request.get("parents"):
+            parts = [part for part in path.split("/") if part]
+            for depth in range(1, len(parts) + 1):
+                with suppress(FileExistsError):
+                    self._tree.make("/" + "/".join(parts[:depth]))
+        else:
+            self._tree.make(path)
+        return {}
+
+    def _remove(self, request: dict[str, Any]) -> dict[str, Any]:
+        memcg = self._tree.find(request["path"])
+        for box in self._boxes.all():
+            if box.memcg is memcg:
+                raise OSError(errno.EBUSY, f"rmdir {memcg.path}: box {box.name} runs in it")
+        show_tasks(self._tree, memcg, self._boxes.all())
+        self._tree.remove(memcg.path)
+        return {}
+
+    def _read(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Read a control file, after a census: what is read is true."""
+        memcg = self._tree.find(request["path"])
+        self._boxes.take_census(memcg.kmem)
+        if request["file"] in TASK_FILES:
+            show_tasks(self._tree, memcg, self._boxes.all())
+        value = self._tree.read(request["path"], request["file"])
+        return {"value": value.removesuffix("\n")}
+
+    def _write(self, request: dict[str, Any]) -> dict[str, Any]:
+        memcg = self._tree.find(request["path"])
+        if request["file"] in TASK_FILES:
+            raise refuse_move(memcg, request["file"], request["value"])
+        show_tasks(self._tree, memcg, self._boxes.all())
+        self._boxes.take_census(memcg.kmem)
+        unbound = self._boxes.unfiltered_below(memcg)
+        if unbound is not None and request["file"].endswith("limit_in_bytes"):
+            raise OSError(
+                errno.EBUSY,
+                f"{memcg.path}/{request['file']}: box {unbound.name} runs without a filter, so a "
+                "limit set now would not bind it; set the limit before the box starts, or start "
+                "it in observe mode",
+            )
+        self._tree.write(request["path"], request["file"], request["value"])
+        return {}
+
+    def _ls(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"entries": self._tree.ls(request["path"])}
+
+    def _children(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"names": sorted(self._tree.find(request["path"]).children)}
+
+    def _counters(self, request: dict[str, Any]) -> dict[str, Any]:
+        memcg = self._tree.find(request["path"])
+        self._boxes.take_census(memcg.kmem)
+        return {"memcg": memcg_report(memcg)}
+
+    def _state(self, request: dict[str, Any]) -> dict[str, Any]:
+        return self._boxes.describe(request["box"])
+
+    def _bequeath(self, request: dict[str, Any]) -> dict[str, Any]:
+        legacy = Legacy(str(request["socket"]), str(request["message"]).encode())
+        self._boxes.bequeath(request["box"], legacy)
+        return {}
+
+    def _entrants(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"entrants": self._boxes.entrants(request["box"])}
+
+    def _list_boxes(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "boxes": [
+                {"box": box.name, "memcg": box.memcg.path, "init_pid": box.init_pid}
+                for box in self._boxes.all()
+            ]
+        }
+
+    # -- watchers --------------------------------------------------------------------------
+
+    def _mark_watched(self) -> None:
+        """Have a card written for every refusal, not the first hundred alone, where one reads."""
+        for box in self._boxes.all():
+            box.watched = any(memcg.kmem in box.counters for memcg in self._watchers.values())
+
+    def _tell_watchers(self, box: Box, card: dict[str, Any]) -> None:
+        for connection, memcg in list(self._watchers.items()):
+            if memcg.kmem in box.counters:
+                with suppress(OSError):  # a slow reader loses events; one that is gone, all of them
+                    protocol.send(connection, {"event": "charge.refused", **card})

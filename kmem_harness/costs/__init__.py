@@ -1,0 +1,1 @@
+"""What kernel objects cost, by emulated kernel, and where each number comes from."""

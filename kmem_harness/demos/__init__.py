@@ -1,0 +1,1 @@
+"""The demos and their workloads. Each is bounded in time by itself."""

@@ -1,0 +1,329 @@
+"""Join controller, runtimes and memcgs into sessions and boxes. The Python door to everything."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import threading
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any, cast
+
+from kmem_harness.box import Box, RefusalCard, Session
+from kmem_harness.controller.client import Controller, ControllerDiedError
+from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.sizes import UNLIMITED
+from kmem_harness.costs.kinds import modelled_syscalls
+from kmem_harness.costs.table import load_costs
+from kmem_harness.handles import TRACK_ONLY, Counter, MemcgHandle, make_memcg, set_limits
+from kmem_harness.hooks import Hooks, PluginError
+from kmem_harness.runtimes.local import LocalRuntime
+from kmem_harness.runtimes.spec import BoxSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from kmem_harness.runtimes.spec import Runtime, RuntimeFactory
+
+__all__ = ["Box", "Counter", "Harness", "MemcgHandle", "RefusalCard"]
+
+
+class Harness:
+    """A session: one controller, one memcg tree, any number of boxes.
+
+    Leaving it as a context manager ends every box and the controller.
+    """
+
+    def __init__(
+        self,
+        kernel: str = "5.10",
+        costs: str | None = None,
+        isolation: str | None = None,
+        plugins: Sequence[object | str] = (),
+    ) -> None:
+        """Emulate *kernel*, with its own cost table or the one in the TOML file *costs*.
+
+        Boxes are kept apart as well as the host allows, or as *isolation* ("user", "pid", "none")
+        says.
+
+        *plugins*, objects or names of modules, join those installed: see ``hookspecs.py``.
+
+        Raises: ConfigurationError, UnsupportedHostError, PluginError; nothing is left running then.
+        """
+        self.kernel = profile_named(kernel).name
+        self._costs = load_costs(costs or kernel)
+        if self._costs.kernel != kernel:
+            raise ConfigurationError(
+                f"cost table {costs!r} is for kernel {self._costs.kernel}, not {kernel}; "
+                f"emulate {self._costs.kernel}, or give another table"
+            )
+        self.controller = Controller(kernel)
+        self._boxes: list[Box] = []
+        self._lock = threading.RLock()
+        self._numbers = itertools.count(1)
+        self._closed = False
+        try:
+            self.hooks = Hooks(plugins)
+            self._runtime = LocalRuntime([self.controller.pidfd], isolation)
+            self._runtimes: dict[str, Runtime] = {"local": self._runtime}
+            self._told: threading.Thread | None = None
+            self.controller.when_removed = lambda path, counters: self.hooks.call(
+                "kmem_memcg_offline", path=path, counters=counters
+            )
+            self.controller.request("hello")
+        except BaseException:
+            self.controller.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """Give the harness itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End everything."""
+        self.close()
+
+    @property
+    def isolation(self) -> str:
+        """How local boxes are kept apart: "user", "pid" or "none"."""
+        return self._runtime.isolation
+
+    def memcg(
+        self,
+        path: str,
+        kmem_limit: str | int | None = None,
+        memory_limit: str | int | None = None,
+    ) -> MemcgHandle:
+        """Make (or find) the memcg *path*, with those above it. Sizes: ``"32M"``, bytes, "max"."""
+        if not path.startswith("/"):
+            message = f"memcg path {path!r} does not start with '/'; write '/{path}'"
+            raise ConfigurationError(message)
+        return make_memcg(self.controller, path, kmem_limit, memory_limit)
+
+    def run(
+        self,
+        command: Sequence[str] | None = None,
+        *,
+        kmem_limit: str | int | None = None,
+        memory_limit: str | int | None = None,
+        memcg: MemcgHandle | str | None = None,
+        mode: str = "enforce",
+        runtime: str | None = None,
+        image: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        stdin: Any = None,
+        stdout: Any = None,
+        stderr: Any = None,
+        pids_max: int | None = None,
+        events: int | None = None,
+        **options: Any,
+    ) -> Box:
+        """Start *command* in a box of its own; give it once its limits bind it.
+
+        Limits are of the box's memcg, which is made for it unless *memcg* names one. *mode*
+        "observe" charges and refuses nothing. *pids_max* is a hard bound by the kernel itself,
+        in tasks. *events* is a descriptor that every refusal is appended to as a JSON line.
+
+        *runtime* "docker", or an *image*, runs a container: *command* is optional then, its output
+        stays with the engine unless *stdout* or *stderr* take it, and *options* are those of
+        docker-py's ``containers.create``.
+
+        Raises: ConfigurationError (CommandNotFoundError and CommandNotExecutableError among them),
+        UnsupportedHostError, ShimError, PluginError, OSError from a control file; nothing is left
+        running then.
+        """
+        where = self.runtime(runtime or ("local" if image is None else "docker"))
+        spec = where.check(
+            BoxSpec(
+                name=self.new_name(),
+                command=cast("tuple[str, ...]", command or ()),
+                env=env,
+                cwd=cwd,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                pids_max=pids_max,
+                image=image,
+                options=options,
+            )
+        )
+        box = self.open_account(
+            spec,
+            where,
+            kmem_limit=kmem_limit,
+            memory_limit=memory_limit,
+            memcg=memcg,
+            mode=mode,
+            events=events,
+        )
+        try:
+            where.run(box)
+        except BaseException:
+            box.discard()
+            raise
+        return box
+
+    def runtime(self, name: str) -> Runtime:
+        """Give the runtime *name*, made when it is first asked for.
+
+        Raises: ConfigurationError if nobody offers it; UnsupportedHostError.
+        """
+        with self._lock:
+            if name not in self._runtimes:
+                offered: dict[str, RuntimeFactory] = {"docker": _docker_runtime}
+                for offer in reversed(self.hooks.call("kmem_runtimes", harness=self)):
+                    offered.update(offer)
+                if name not in offered:
+                    known = ", ".join(repr(one) for one in sorted({"local", *offered}))
+                    raise ConfigurationError(f"runtime {name!r} is not known; known are {known}")
+                self._runtimes[name] = offered[name](self)
+            return self._runtimes[name]
+
+    def add_runtime(self, name: str, runtime: Runtime) -> None:
+        """Have a runtime that was made elsewhere closed with this harness."""
+        with self._lock:
+            self._runtimes[name] = runtime
+
+    def new_name(self) -> str:
+        """Choose the name of a box."""
+        return f"{os.getpid():x}-{next(self._numbers)}-{os.urandom(2).hex()}"
+
+    def open_account(
+        self,
+        spec: BoxSpec,
+        runtime: Runtime,
+        *,
+        kmem_limit: str | int | None = None,
+        memory_limit: str | int | None = None,
+        memcg: MemcgHandle | str | None = None,
+        mode: str = "enforce",
+        events: int | None = None,
+    ) -> Box:
+        """Open the account of a box that *runtime* is about to create; see :meth:`run`.
+
+        Raises: ConfigurationError, OSError; nothing is left of it then.
+        """
+        if mode not in ("enforce", "observe"):
+            message = f"mode {mode!r} is not known; known are 'enforce' and 'observe'"
+            raise ConfigurationError(message)
+        own = memcg is None
+        path = f"/{runtime.name}/{spec.name}"
+        with ExitStack() as undo:
+            if own:
+                undo.callback(self._remove_quietly, path)
+            if isinstance(memcg, MemcgHandle):
+                handle = memcg
+                set_limits(handle, kmem_limit, memory_limit)
+            else:
+                handle = self.memcg(memcg or path, kmem_limit, memory_limit)
+            if mode == "observe" and handle.kmem.limit == UNLIMITED:
+                handle.write("memory.kmem.limit_in_bytes", TRACK_ONLY)
+            armed = self.controller.request(
+                "arm",
+                () if events is None else (events,),
+                box=spec.name,
+                memcg=handle.path,
+                observe=mode == "observe",
+                isolation=runtime.isolation,
+                lasting=runtime.lasting,
+                kinds=self._kinds(),
+            )
+            undo.pop_all()
+        session = Session(
+            self.controller,
+            self.kernel,
+            runtime.name,
+            runtime.isolation,
+            self.hooks,
+            lasting=runtime.lasting,
+            fires_own_hooks=runtime.fires_own_hooks,
+        )
+        box = Box(session, spec, handle, own_memcg=own, socket=armed["socket"])
+        with self._lock:
+            self._boxes = [one for one in self._boxes if not one.closed]
+            self._boxes.append(box)
+            if self._told is None and self.hooks.wants("kmem_refused"):
+                cards = self.controller.second_connection().watch("/")
+                self._told = threading.Thread(
+                    target=self._tell_plugins, args=(cards,), name="kmem-harness-refusals"
+                )
+                self._told.daemon = True
+                self._told.start()
+        return box
+
+    def close(self) -> None:
+        """End every box, then the controller; nothing of ours is left. May be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        with ExitStack() as each:
+            each.callback(self.controller.close)
+            for runtime in self._runtimes.values():
+                each.callback(runtime.close)
+            for box in self._boxes:
+                each.callback(box.close)
+
+    def _tell_plugins(self, cards: Iterator[dict[str, Any]]) -> None:
+        """Hand on each refusal, until the controller is gone."""
+        for card in cards:
+            box = next((one for one in self._boxes if one.name == card.get("box")), None)
+            if box is not None and not box.closed:
+                try:
+                    self.hooks.call("kmem_refused", box=box, card=card)
+                except PluginError as error:
+                    box.fail(error)
+
+    def _remove_quietly(self, memcg: str) -> None:
+        with suppress(ControllerDiedError, OSError):  # it may never have been made
+            self.controller.remove(memcg)
+
+    def _kinds(self) -> dict[str, dict[str, Any]]:
+        # clone itself fails with ENOMEM, whatever a library makes of it (K91, K92).
+        prices = {
+            name: kind.nbytes
+            for name, kind in self._costs.kinds.items()
+            if name in ("task", "thread")
+        }
+        return {
+            name: {"nbytes": nbytes, "errno": errno.ENOMEM, "errno_name": "ENOMEM"}
+            for name, nbytes in self._ask_prices(prices).items()
+        }
+
+    def _ask_prices(self, prices: dict[str, int]) -> dict[str, int]:
+        """Let plugins change what the kinds of objects cost."""
+        if not self.hooks.wants("kmem_price_syscall"):
+            return prices
+        asked: dict[str, int] = {}
+        for syscall, entry in modelled_syscalls().items():
+            for kind in filter(None, (entry.kind, entry.kind_if_set)):
+                nbytes = self.hooks.call(
+                    "kmem_price_syscall",
+                    syscall=syscall,
+                    kind=kind,
+                    nbytes=prices[kind],
+                    kernel=self.kernel,
+                )
+                if nbytes is None:
+                    continue
+                if not isinstance(nbytes, int) or nbytes < 0:
+                    raise ConfigurationError(
+                        f"a plugin prices {syscall} at {nbytes!r}; a price is whole bytes from 0 on"
+                    )
+                asked[kind] = max(nbytes, asked.get(kind, 0))
+        return {**prices, **asked}
+
+
+def _docker_runtime(harness: Harness) -> Runtime:
+    from kmem_harness.runtimes.docker import DockerRuntime  # noqa: PLC0415 - heavy: only if used
+
+    return DockerRuntime(harness)

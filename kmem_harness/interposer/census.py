@@ -1,0 +1,230 @@
+"""Count the tasks of a box from outside, and tell whether a trapped clone is over.
+
+Knows procfs; knows no memcgs. Two ways to count: the procfs of the box's own pid namespace,
+which is exact and cheap, and the descendants of the box's init where there is no namespace.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = [
+    "DescendantCensus",
+    "NamespaceCensus",
+    "TaskCensus",
+    "Tasks",
+    "clone_is_over",
+    "comm_of",
+    "last_child_of",
+    "tgid_of",
+]
+
+# A task in one of these states is not inside clone: there it runs (R) or waits for
+# something uninterruptible (D, as in vfork). 't' is left out: a tracer may stop a task there.
+_STATES_OUTSIDE_CLONE = frozenset("SZXTI")
+# Where the pids begin in a listing of /proc, behind fifty other entries (fs/proc/base.c,
+# TGID_OFFSET since v3.10). Where that is not so, the whole is listed.
+_FIRST_PID_OFFSET = 258
+# Only clone3 reads memory before it makes the child, and a page of that memory can be kept
+# from it for as long as a userfaultfd owner likes: there S proves nothing.
+_CLONE3 = 435
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Live tasks, unreaped ones included, that were created inside a box."""
+
+    processes: int
+    threads: int  # beyond the one that every process has
+
+
+class TaskCensus(Protocol):
+    """Count the tasks of one box. A task that lives throughout the count is in it."""
+
+    def count(self, *, with_threads: bool) -> Tasks:
+        """Count now; without *with_threads* the threads are left at 0, which is cheaper."""
+
+    def processes(self) -> frozenset[str]:
+        """Name what :meth:`count` counts as processes: a pid each, as this census sees them."""
+
+    def close(self) -> None:
+        """Let go of what the census holds open."""
+
+
+class NamespaceCensus:
+    """Count through the procfs of a box's pid namespace.
+
+    Units: tasks, without those named at construction (the init and the first process were
+    created outside the box). Source: fs/proc/base.c, proc_pid_readdir, proc_task_getattr.
+    """
+
+    def __init__(self, init_pid: int, exempt: set[str] | frozenset[str]) -> None:
+        """Open the procfs that *init_pid* sees; *exempt* holds pids as the namespace numbers them.
+
+        The caller may change that set later on.
+        Raises: OSError if init is gone or hides its root.
+        """
+        self._proc = os.open(f"/proc/{init_pid}/root/proc", os.O_RDONLY | os.O_DIRECTORY)
+        self._exempt = exempt
+        self._first = _FIRST_PID_OFFSET
+        if "1" not in self._pids():
+            self._first = 0
+
+    def count(self, *, with_threads: bool) -> Tasks:
+        """See :class:`TaskCensus`."""
+        pids = self._pids()
+        processes = len(pids) - len(self._exempt.intersection(pids))
+        threads = 0
+        if with_threads:
+            for pid in pids:
+                with suppress(OSError):  # it died since it was listed
+                    task = os.stat(f"{pid}/task", dir_fd=self._proc)
+                    threads += max(task.st_nlink - 3, 0)
+        return Tasks(processes, threads)
+
+    def close(self) -> None:
+        """See :class:`TaskCensus`."""
+        os.close(self._proc)
+
+    def processes(self) -> frozenset[str]:
+        """See :class:`TaskCensus`."""
+        return frozenset(self._pids()) - self._exempt
+
+    def _pids(self) -> list[str]:
+        # listdir reads on from where the descriptor stands, and rewinds it afterwards.
+        os.lseek(self._proc, self._first, os.SEEK_SET)
+        return [name for name in os.listdir(self._proc) if name.isdigit()]
+
+
+class DescendantCensus:
+    """Count the descendants of a subreaper, where a box has no pid namespace.
+
+    An orphan becomes a child of the subreaper, so descendants are what it holds; a chain of
+    parents read while it changes is read again. Costs a read per process of the host.
+    """
+
+    def __init__(self, init_pid: int, exempt: frozenset[str]) -> None:
+        """Count below *init_pid*; *exempt* holds pids that are not counted, init's among them."""
+        self._init = init_pid
+        self._exempt = frozenset(int(pid) for pid in exempt)
+
+    def count(self, *, with_threads: bool) -> Tasks:
+        """See :class:`TaskCensus`."""
+        threads_of = self._list()
+        counted = threads_of.keys() - self._exempt
+        # The threads of an exempt process were made inside all the same.
+        threads = sum(max(number - 1, 0) for number in threads_of.values()) if with_threads else 0
+        return Tasks(len(counted), threads)
+
+    def processes(self) -> frozenset[str]:
+        """See :class:`TaskCensus`."""
+        return frozenset(str(pid) for pid in self._list().keys() - self._exempt)
+
+    def close(self) -> None:
+        """See :class:`TaskCensus`."""
+
+    def _list(self) -> dict[int, int]:
+        """Find the descendants, and how many threads each has."""
+        parents: dict[int, int] = {}
+        threads_of: dict[int, int] = {}
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                stat = _read_stat(int(name))
+                if stat is not None:
+                    parents[int(name)], threads_of[int(name)] = stat
+        inside = {self._init}
+        outside = {0}
+        for pid in parents:
+            self._place(pid, parents, inside, outside)
+        inside.discard(self._init)
+        return {pid: threads_of[pid] for pid in inside}
+
+    def _place(
+        self, pid: int, parents: dict[int, int], inside: set[int], outside: set[int]
+    ) -> None:
+        """Follow *pid* up to a process whose place is known, and place all on the way."""
+        chain: list[int] = []
+        at = pid
+        while at not in inside and at not in outside:
+            chain.append(at)
+            parent = parents[at]
+            if parent not in parents and parent != 0:
+                # The parent died after it was listed: ask who took its child over.
+                again = _read_stat(at)
+                parent = parents[at] = again[0] if again else 0
+            if parent in chain:  # a pid was used again meanwhile
+                outside.add(at)
+            elif parent not in parents and parent != 0:
+                # It keeps changing hands. Counting one too many only delays an answer.
+                inside.add(at)
+            else:
+                at = parent
+        (inside if at in inside else outside).update(chain)
+
+
+def clone_is_over(tid: int, number: int, last_child: bytes | None) -> bool:
+    """Prove that *tid* has left the clone it was allowed, or that it is gone.
+
+    *number* is that system call's; *last_child* is what :func:`last_child_of` gave before the
+    call was allowed, or ``None`` where nobody looked. Never wrong when true; false proves nothing.
+    """
+    try:
+        state = _read(f"/proc/{tid}/stat").rpartition(b") ")[2][:1].decode("ascii")
+        if state in _STATES_OUTSIDE_CLONE and (
+            number != _CLONE3 or not _read(f"/proc/{tid}/syscall").startswith(b"435 ")
+        ):
+            return True
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except OSError:  # Yama may forbid /proc/TID/syscall
+        pass
+    return last_child is not None and last_child_of(tid) != last_child
+
+
+def last_child_of(tid: int) -> bytes | None:
+    """Name the youngest child that *tid* forked, ``b""`` for none, ``None`` if it cannot be told."""
+    try:
+        return _read(f"/proc/{tid}/task/{tid}/children", whole=True).rpartition(b" ")[0][-11:]
+    except OSError:
+        return None
+
+
+def comm_of(tid: int) -> str:
+    """Give the name of a task, ``"?"`` if it is gone. The target chooses it: for people only."""
+    try:
+        return _read(f"/proc/{tid}/comm").decode("utf-8", "replace").rstrip("\n")
+    except OSError:
+        return "?"
+
+
+def tgid_of(tid: int) -> int:
+    """Give the process that thread *tid* belongs to, 0 if it is gone."""
+    try:
+        status = _read(f"/proc/{tid}/status")
+    except OSError:
+        return 0
+    return int(status.partition(b"\nTgid:")[2].split(None, 1)[0])
+
+
+def _read_stat(pid: int) -> tuple[int, int] | None:
+    """Read (parent, number of threads) of a process."""
+    try:
+        fields = _read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
+        return int(fields[1]), int(fields[17])
+    except (OSError, IndexError):
+        return None
+
+
+def _read(path: str, *, whole: bool = False) -> bytes:
+    """Read a procfs file; one read gives all but the longest of them."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(fd, 4096)
+        while whole and (more := os.read(fd, 65536)):
+            text += more
+        return text
+    finally:
+        os.close(fd)

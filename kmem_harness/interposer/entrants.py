@@ -1,0 +1,79 @@
+"""Tell who is in a container's pid namespace, and under how many filters. Knows procfs alone.
+
+A process can gain filters and never lose one, so it that has fewer than those we wrapped came
+from outside: an engine's exec put it there.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+
+__all__ = ["Entrant", "entrants", "filters_of", "pid_inside", "shares_pid_namespace"]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A process in a container that our filter does not bind; ``pid`` as we number it."""
+
+    pid: int
+    inside: int
+    comm: str
+
+
+def filters_of(pid: int) -> int:
+    """Give how many seccomp filters bind *pid*. Raises: OSError if it is gone.
+
+    Source: Seccomp_filters of /proc/PID/status, since Linux 5.9; before that, -1.
+    """
+    return int(_field(_status(pid), "Seccomp_filters", "-1"))
+
+
+def pid_inside(pid: int) -> str:
+    """Give a process's pid as its innermost namespace numbers it. Raises: OSError if it is gone."""
+    return _field(_status(pid), "NSpid", str(pid)).split()[-1]
+
+
+def shares_pid_namespace(pid: int, other: int) -> bool:
+    """Say whether two processes are in one pid namespace; false if either is gone."""
+    try:
+        return _namespace(pid) == _namespace(other)
+    except OSError:
+        return False
+
+
+def entrants(init_pid: int, filters: int) -> list[Entrant]:
+    """Find the processes in *init_pid*'s namespace, but for its init, under fewer than *filters*."""
+    try:
+        namespace = _namespace(init_pid)
+    except OSError:
+        return []
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != init_pid:
+            with suppress(OSError):  # gone since it was listed, or not ours to look at
+                pid = int(name)
+                if _namespace(pid) != namespace:
+                    continue
+                status = _status(pid)
+                if int(_field(status, "Seccomp_filters", "-1")) < filters:
+                    inside = _field(status, "NSpid", name).split()[-1]
+                    found.append(Entrant(pid, int(inside), _field(status, "Name", "?")))
+    return found
+
+
+def _namespace(pid: int) -> str:
+    return os.readlink(f"/proc/{pid}/ns/pid")
+
+
+def _status(pid: int) -> str:
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
+        return status.read()
+
+
+def _field(status: str, name: str, default: str) -> str:
+    for line in status.splitlines():
+        if line.startswith(f"{name}:"):
+            return line.partition(":")[2].strip()
+    return default

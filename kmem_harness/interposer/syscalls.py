@@ -1,0 +1,162 @@
+"""Name the system calls we trap or deny, per architecture. Knows numbers; knows no prices.
+
+Source: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h (v6.6),
+include/uapi/linux/audit.h. Only x86_64 was run; aarch64 is cross-compiled and table-checked.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from kmem_harness.core.errors import UnsupportedHostError
+
+__all__ = ["ARCHITECTURES", "CLONE_THREAD", "Architecture", "native_architecture"]
+
+CLONE_THREAD = 0x00010000
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One system call ABI: its audit token and the numbers of the calls we care about.
+
+    ``x32_bit`` is set in the number of a call of a second ABI that shares the audit token.
+    """
+
+    name: str
+    audit_token: int
+    numbers: dict[str, int]
+    x32_bit: int = 0
+
+
+# The same on every architecture: added after the tables were unified (v5.1).
+_COMMON = {
+    "pidfd_open": 434,
+    "clone3": 435,
+    "openat2": 437,
+    "pidfd_getfd": 438,
+    "io_uring_setup": 425,
+    "io_uring_enter": 426,
+    "io_uring_register": 427,
+}
+
+X86_64 = Architecture(
+    name="x86_64",
+    audit_token=0xC000003E,
+    x32_bit=0x40000000,
+    numbers=_COMMON
+    | {
+        "open": 2,
+        "pipe": 22,
+        "shmget": 29,
+        "socket": 41,
+        "accept": 43,
+        "socketpair": 53,
+        "clone": 56,
+        "fork": 57,
+        "vfork": 58,
+        "kill": 62,
+        "semget": 64,
+        "msgget": 68,
+        "msgsnd": 69,
+        "mkdir": 83,
+        "creat": 85,
+        "link": 86,
+        "symlink": 88,
+        "ptrace": 101,
+        "mknod": 133,
+        "mount": 165,
+        "epoll_create": 213,
+        "timer_create": 222,
+        "epoll_ctl": 233,
+        "mq_open": 240,
+        "add_key": 248,
+        "inotify_init": 253,
+        "inotify_add_watch": 254,
+        "openat": 257,
+        "mkdirat": 258,
+        "mknodat": 259,
+        "linkat": 265,
+        "symlinkat": 266,
+        "unshare": 272,
+        "signalfd": 282,
+        "timerfd_create": 283,
+        "eventfd": 284,
+        "accept4": 288,
+        "signalfd4": 289,
+        "eventfd2": 290,
+        "epoll_create1": 291,
+        "pipe2": 293,
+        "inotify_init1": 294,
+        "perf_event_open": 298,
+        "setns": 308,
+        "process_vm_readv": 310,
+        "process_vm_writev": 311,
+        "memfd_create": 319,
+        "bpf": 321,
+        "userfaultfd": 323,
+    },
+)
+
+AARCH64 = Architecture(
+    name="aarch64",
+    audit_token=0xC00000B7,
+    numbers=_COMMON
+    | {
+        "eventfd2": 19,
+        "epoll_create1": 20,
+        "epoll_ctl": 21,
+        "inotify_init1": 26,
+        "inotify_add_watch": 27,
+        "mknodat": 33,
+        "mkdirat": 34,
+        "symlinkat": 36,
+        "linkat": 37,
+        "mount": 40,
+        "openat": 56,
+        "pipe2": 59,
+        "signalfd4": 74,
+        "timerfd_create": 85,
+        "unshare": 97,
+        "timer_create": 107,
+        "ptrace": 117,
+        "kill": 129,
+        "mq_open": 180,
+        "msgget": 186,
+        "msgsnd": 189,
+        "semget": 190,
+        "shmget": 194,
+        "socket": 198,
+        "socketpair": 199,
+        "accept": 202,
+        "add_key": 217,
+        "clone": 220,
+        "perf_event_open": 241,
+        "accept4": 242,
+        "setns": 268,
+        "process_vm_readv": 270,
+        "process_vm_writev": 271,
+        "memfd_create": 279,
+        "bpf": 280,
+        "userfaultfd": 282,
+    },
+)
+
+ARCHITECTURES = {architecture.name: architecture for architecture in (X86_64, AARCH64)}
+
+
+def native_architecture() -> Architecture:
+    """Give the table of the machine we run on.
+
+    Raises: UnsupportedHostError on a machine without a table.
+    """
+    machine = os.uname().machine
+    try:
+        return ARCHITECTURES[machine]
+    except KeyError:
+        message = f"no system call table for {machine}"
+        raise UnsupportedHostError(
+            message,
+            missing=f"a system call table for {machine}",
+            remedy=f"run on one of {', '.join(ARCHITECTURES)}",
+        ) from None

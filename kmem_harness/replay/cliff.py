@@ -1,0 +1,168 @@
+"""Play cliff, churn and cost files: how far one process gets under a limit, and what one costs.
+
+Each run gets a fresh machine. Knows workloads and runs; prints nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from kmem_harness.replay.machine import OK, Machine
+from kmem_harness.replay.trace import run_lists
+from kmem_harness.replay.verdict import count_matches, figure_matches
+from kmem_harness.replay.workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    from kmem_harness.costs.table import CostTable
+    from kmem_harness.replay.trace import Trace
+
+__all__ = ["cliff_differences", "play_cliff"]
+
+_SHARE = 0.10
+_SHARE_CLOSED = 0.20
+_KMEM_LIMIT = "memory.kmem.limit_in_bytes"
+_LIMIT_FAILCNT = {
+    _KMEM_LIMIT: "failcnt",
+    "memory.limit_in_bytes": "memory_failcnt",
+}
+
+
+def play_cliff(trace: Trace, costs: CostTable) -> dict[str, Any]:
+    """Run every run and cost of a file and return it with the emulated outcomes."""
+    played: dict[str, Any] = {"workload": trace.workload, "kernel": trace.kernel}
+    for key in run_lists(trace.data):
+        if trace.data[key]:
+            played[key] = [_play_run(trace, costs, run) for run in trace.data[key]]
+    if trace.data["cost"]:
+        played["cost"] = [_play_cost(trace, costs, cost) for cost in trace.data["cost"]]
+    return played
+
+
+def _play_run(trace: Trace, costs: CostTable, run: dict[str, Any]) -> dict[str, Any]:
+    machine = Machine(trace.profile, costs)
+    workload = trace.workload or ""
+    if WORKLOADS[workload].churns:
+        # Nothing that is freed late comes back in time: the earliest failure there can be.
+        machine.hold_grace_periods()
+    tree = machine.tree
+    memcg = tree.make("g")
+    played = {key: run[key] for key in ("limit_file", "limit_text", "cap")}
+    played["limit_write"] = OK
+    try:
+        tree.write("g", run["limit_file"], run["limit_text"])
+    except OSError as error:
+        played["limit_write"] = errno.errorcode.get(error.errno or 0, "")
+    machine.spawn("w", "g")
+    played["usage_before"] = memcg.kmem.usage
+    made, result = machine.do("w", workload, run["cap"])
+    played |= {
+        "objects": made,
+        "errno": result,
+        "usage_at_failure": memcg.kmem.usage,
+        "max_usage": memcg.kmem.max_usage,
+        "failcnt": memcg.kmem.failcnt,
+        "memory_usage": memcg.memory.usage,
+        "memory_max_usage": memcg.memory.max_usage,
+        "memory_failcnt": memcg.memory.failcnt,
+        "oom_kills": memcg.oom_kills,
+    }
+    machine.kill("w")
+    played["usage_after_exit"] = memcg.kmem.usage
+    machine.drop_caches()
+    played["usage_after_drop_caches"] = memcg.kmem.usage
+    return played
+
+
+def _play_cost(trace: Trace, costs: CostTable, cost: dict[str, Any]) -> dict[str, Any]:
+    machine = Machine(trace.profile, costs)
+    memcg = machine.tree.make("g")
+    machine.spawn("w", "g")
+    workload = trace.workload or ""
+    machine.do("w", workload, cost["n1"])
+    machine.clock.settle()
+    usage1 = memcg.kmem.usage
+    machine.do("w", workload, cost["n2"] - cost["n1"])
+    machine.clock.settle()
+    usage2 = memcg.kmem.usage
+    return {
+        "n1": cost["n1"],
+        "n2": cost["n2"],
+        "usage1": usage1,
+        "usage2": usage2,
+        "bytes_per_object": round((usage2 - usage1) / max(1, cost["n2"] - cost["n1"]), 1),
+    }
+
+
+def cliff_differences(trace: Trace, played: dict[str, Any]) -> list[tuple[str, str, Any, Any]]:
+    """List (where, field, recorded, emulated) for all that does not agree."""
+    errnos = _recorded_errnos(trace.data)
+    differences = []
+    for key in run_lists(trace.data):
+        for number, run in enumerate(trace.data[key]):
+            ours = played[key][number]
+            where = f"{key} {number + 1} ({run['limit_file']} {run['limit_text']})"
+            differences += [
+                (where, field, theirs, ours.get(field))
+                for field, theirs in _run_differences(trace, run, ours, errnos)
+            ]
+    for number, cost in enumerate(trace.data["cost"]):
+        ours = played["cost"][number]
+        differences += [
+            (f"cost {number + 1}", field, cost[field], ours[field])
+            for field in ("usage1", "usage2")
+            if not figure_matches(cost[field], ours[field])
+        ]
+    return differences
+
+
+def _recorded_errnos(data: dict[str, Any]) -> set[str]:
+    """Collect every failure the file saw: which allocation fails first is decided by a tie."""
+    seen: set[str] = set()
+    for key in ("runs", "repeats"):
+        for run in data.get(key, []):
+            seen |= {run["errno"], *run.get("next_100", {})}
+    return seen - {OK}
+
+
+def _run_differences(
+    trace: Trace, run: dict[str, Any], ours: dict[str, Any], errnos: set[str]
+) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    if run.get("limit_write", OK) != ours["limit_write"]:
+        found.append(("limit_write", run["limit_write"]))
+    workload = WORKLOADS[trace.workload or ""]
+    if workload.churns:
+        return found + _churn_differences(run, ours, errnos)
+    closed = workload.kind.startswith("file-")
+    if not count_matches(run["objects"], ours["objects"], _SHARE_CLOSED if closed else _SHARE):
+        found.append(("objects", run["objects"]))
+    may_be = {run["errno"]} if run["errno"] == OK else {run["errno"], *errnos}
+    if run["limit_file"] != _KMEM_LIMIT:
+        may_be = {run["errno"]}
+    if ours["errno"] not in may_be:
+        found.append(("errno", " or ".join(sorted(may_be))))
+    found += [
+        (field, run[field])
+        for field in ("failcnt", "memory_failcnt")
+        if field in run and bool(run[field]) != bool(ours[field])
+    ]
+    return found
+
+
+def _churn_differences(
+    run: dict[str, Any], ours: dict[str, Any], errnos: set[str]
+) -> list[tuple[str, Any]]:
+    """Compare a churn: it may fail now and then, but never before its backlog fills the limit."""
+    found: list[tuple[str, Any]] = []
+    if run["objects"] < ours["objects"] * (1 - _SHARE_CLOSED):
+        found.append(("objects", run["objects"]))
+    if run["errno"] == OK:
+        if run["objects"] != run["cap"]:
+            found.append(("cap", run["cap"]))
+    elif ours["errno"] not in errnos | {run["errno"]}:
+        found.append(("errno", run["errno"]))
+    failed = _LIMIT_FAILCNT.get(run["limit_file"])
+    if failed is not None and failed in run and bool(run[failed]) != (run["errno"] != OK):
+        found.append((failed, run[failed]))
+    return found

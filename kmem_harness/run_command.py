@@ -1,0 +1,211 @@
+"""Carry out ``kmem-harness run``: one box, our terminal, a report."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kmem_harness.controller.client import ControllerDiedError
+from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
+from kmem_harness.core.sizes import UNLIMITED, format_size
+from kmem_harness.harness import Box, Harness
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["RunOptions", "follow", "run_command", "summary", "write_report"]
+
+_OWN_FAILURE = 125
+#: After the first Ctrl-C, how long the target may take; docker stop waits as long after SIGTERM.
+_GRACE_SECONDS = {signal.SIGINT: 2.0, signal.SIGTERM: 10.0, signal.SIGHUP: 2.0, signal.SIGQUIT: 2.0}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of ``kmem-harness run``, as given."""
+
+    kmem_limit: str | None
+    memory_limit: str | None
+    kernel: str
+    costs: str | None
+    runtime: str | None
+    image: str | None
+    memcg: str | None
+    observe: bool
+    timeout: float | None
+    pids_max: int | None
+    isolation: str | None
+    report: str | None
+    events: str | None
+    quiet: bool
+
+
+def run_command(command: Sequence[str], options: RunOptions) -> int:
+    """Run *command* and give its exit status. Raises: KmemHarnessError before it starts."""
+    runtime = options.runtime or ("docker" if options.image else "local")
+    # A container's streams are its engine's, unless they are asked for.
+    streams: dict[str, Any] = {} if runtime == "local" else {"stdin": 0, "stdout": 1, "stderr": 2}
+    if options.report is not None:
+        _check_report_path(options.report)
+    events = _open_events(options.events)
+    try:
+        with Harness(options.kernel, options.costs, options.isolation) as harness:
+            box = harness.run(
+                command,
+                kmem_limit=options.kmem_limit,
+                memory_limit=options.memory_limit,
+                memcg=options.memcg,
+                mode="observe" if options.observe else "enforce",
+                pids_max=options.pids_max,
+                events=events,
+                runtime=runtime,
+                image=options.image,
+                **streams,
+            )
+            with box:
+                return _see_it_through(box, options)
+    finally:
+        if events is not None:
+            os.close(events)
+
+
+def _see_it_through(box: Box, options: RunOptions) -> int:
+    timed_out = follow(box, options.timeout)
+    failure: KmemHarnessError | None = None
+    try:
+        status = int(box.wait())
+    except (KmemHarnessError, ControllerDiedError) as error:
+        failure, status = error, _OWN_FAILURE
+    report = {**box.report(), "timed_out": timed_out}
+    if options.report is not None:
+        write_report(options.report, report)
+    if failure is not None:
+        raise failure
+    if not options.quiet:
+        sys.stderr.write(f"kmem-harness: {summary(report)}\n")
+    return status
+
+
+def follow(box: Box, timeout: float | None) -> bool:
+    """Wait for *box*, passing on the signals we get; true if it had to be ended at *timeout*.
+
+    The first Ctrl-C goes to the target, which then has a moment; the second ends the box.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    asked = False
+    with _SignalsAsBytes() as signals:
+        poll = select.poll()
+        poll.register(signals, select.POLLIN)
+        if box.running.fileno() < 0:  # a container without a limit, and quick
+            return False
+        poll.register(box.running.fileno(), select.POLLIN)
+        while True:
+            patience = None if deadline is None else max(deadline - time.monotonic(), 0) * 1000
+            ready = {fd for fd, _ in poll.poll(patience)}
+            if not ready:
+                box.kill()
+                return not asked
+            if signals.fileno() not in ready:
+                return False
+            for number in signals.recv(64):
+                if number in _GRACE_SECONDS and asked:
+                    box.kill()
+                    return False
+                with suppress(ProcessLookupError):
+                    box.signal(number)
+                if number in _GRACE_SECONDS:
+                    asked = True
+                    deadline = time.monotonic() + _GRACE_SECONDS[signal.Signals(number)]
+
+
+class _SignalsAsBytes:
+    """Turn signals into readable bytes: no handler of ours runs in the middle of anything."""
+
+    _NUMBERS = (*_GRACE_SECONDS, signal.SIGUSR1, signal.SIGUSR2)
+
+    def __enter__(self) -> socket.socket:
+        self._reading, self._writing = socket.socketpair()
+        for end in (self._reading, self._writing):
+            end.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._writing.fileno())
+        self._handlers = {
+            number: signal.signal(number, lambda *_: None) for number in self._NUMBERS
+        }
+        return self._reading
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        self._reading.close()
+        self._writing.close()
+
+
+def summary(report: dict[str, Any]) -> str:
+    """Say in one line how it went."""
+    kmem = report["memcg"]["kmem"]
+    ended = f"signal {report['signal']}" if report["signal"] else f"exit {report['exit_code']}"
+    if report.get("timed_out"):
+        ended = "ended at the timeout"
+    parts = [f"{ended} after {report['wall_seconds']:.1f} s"]
+    if report["mode"] == "off":
+        parts.append("no limit, no filter")
+    elif kmem["limit"] == UNLIMITED or report["mode"] == "observe":
+        parts.append(f"kmem at most {format_size(kmem['max_usage'])}")
+    else:
+        parts.append(
+            f"kmem at most {format_size(kmem['max_usage'])} of {format_size(kmem['limit'])}"
+        )
+    refusals = report["refusals"]
+    if refusals["first"]:
+        first = refusals["first"]
+        parts.append(
+            f"{refusals['total']} refused, first {first['syscall']} by "
+            f"{first['comm']}[{first['pid']}] ({first['errno']}, {first['counter']} of "
+            f"{first['refused_by']})"
+        )
+    elif report["mode"] == "enforce":
+        parts.append("nothing refused")
+    return "; ".join(parts)
+
+
+def write_report(path: str, report: dict[str, Any]) -> None:
+    """Write *report* as JSON, whole or not at all."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=2)
+            file.write("\n")
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _check_report_path(path: str) -> None:
+    if not path.endswith(".json"):
+        message = f"report {path!r}: only .json reports can be written so far"
+        raise ConfigurationError(message)
+    folder = os.path.dirname(path) or "."
+    if not os.access(folder, os.W_OK | os.X_OK):
+        message = f"report {path!r}: cannot write in {folder!r}; make the folder first"
+        raise ConfigurationError(message)
+
+
+def _open_events(path: str | None) -> int | None:
+    if path is None:
+        return None
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    except OSError as error:
+        message = f"events {path!r}: {error.strerror}; name a file that can be written"
+        raise ConfigurationError(message) from error

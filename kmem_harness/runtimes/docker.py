@@ -1,0 +1,207 @@
+"""Run boxes as containers of a Docker engine on this kernel, any image, unchanged.
+
+A container starts under the shim, which finds its socket in a directory mounted into it. Every
+lifecycle call, ours or of code that only knows docker-py, takes the steps of ``hookspecs.py``;
+starts by the engine itself, and commands run beside ours, are learned from its events.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import docker.errors
+import requests.exceptions
+
+from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.runtimes import wrapping
+from kmem_harness.runtimes.docker_box import SHORT_ID, DockerBox
+from kmem_harness.runtimes.engine import check_engine, local_socket, readable_errors
+from kmem_harness.runtimes.interception import KmemClient
+from kmem_harness.runtimes.labels import BOX, Labels, sweep
+from kmem_harness.runtimes.local import SHIM
+from kmem_harness.runtimes.logs import Log, logger
+from kmem_harness.runtimes.spec import BoxSpec, ContainerSpec
+from kmem_harness.runtimes.watcher import Watcher
+from kmem_harness.runtimes.wiring import Wiring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmem_harness.box import Box
+    from kmem_harness.harness import Harness
+
+__all__ = ["DockerRuntime"]
+
+
+class DockerRuntime:
+    """Run boxes in the engine at one unix socket."""
+
+    name = "docker"
+    isolation = "container"
+    lasting = True
+    fires_own_hooks = True
+
+    def __init__(self, harness: Harness, socket: str | None = None) -> None:
+        """Connect to the engine at *socket*, by default that of $DOCKER_HOST; sweep it.
+
+        Raises: UnsupportedHostError.
+        """
+        self.socket = socket or local_socket()
+        self.log = logger()
+        self._harness = harness
+        self._boxes: dict[str, DockerBox] = {}
+        self._pending: dict[str, Box] = {}
+        self._session = os.path.basename(harness.controller.directory)
+        with readable_errors(self.socket):
+            self.client = KmemClient(base_url=f"unix://{self.socket}", door=self, timeout=60)
+        try:
+            check_engine(self.client, self.socket)
+            with readable_errors(self.socket):
+                for name in sweep(self.client.api):
+                    self.log.warning("container.swept", container=name)
+                self._watcher = Watcher(self, self._session, harness.controller.pidfd)
+        except BaseException:
+            self.client.close()
+            raise
+        for plugin in (Labels(self._session), Wiring(), Log()):
+            name = f"kmem_harness.{type(plugin).__name__.lower()}"
+            if not harness.hooks.manager.has_plugin(name):
+                harness.hooks.register(plugin, name)
+
+    def runtime(self, _: Any) -> DockerRuntime:
+        """Be the door of our own client."""
+        return self
+
+    known = runtime
+
+    def find(self, container: Any) -> DockerBox | None:
+        """Find a container of ours by what docker-py calls it: id, short id or name."""
+        name = str(
+            container.get("Id") or container.get("ID") if isinstance(container, dict) else container
+        )
+        if name in self._boxes:
+            return self._boxes[name]
+        for found, running in list(self._boxes.items()):
+            if len(name) >= SHORT_ID and found.startswith(name):
+                return running
+            if running.container is not None and running.container.name == name:
+                return running
+        return None
+
+    def check(self, spec: BoxSpec) -> BoxSpec:
+        """See that there is an image, and that the command is a list. Raises: ConfigurationError."""
+        if not spec.image:
+            message = "runtime 'docker' needs an image: give image='...' (--image REF)"
+            raise ConfigurationError(message)
+        if isinstance(spec.command, str) or not all(isinstance(word, str) for word in spec.command):
+            message = (
+                f"command {spec.command!r} is not a list of words; "
+                'give ["sh", "-c", "..."] to have a shell split it'
+            )
+            raise ConfigurationError(message)
+        return replace(spec, command=tuple(spec.command))
+
+    def run(self, box: Box) -> None:
+        """Create and start the container of *box*."""
+        spec = box.spec
+        options = {"name": f"kmem-{spec.name}", **spec.options}
+        labels = options.pop("labels", None) or {}
+        if not isinstance(labels, dict):
+            labels = dict.fromkeys(labels, "")
+        own = {
+            "environment": None if spec.env is None else dict(spec.env),
+            "working_dir": spec.cwd,
+            "pids_limit": spec.pids_max,
+            "stdin_open": spec.stdin is not None or None,
+        }
+        options.update({name: value for name, value in own.items() if value is not None})
+        self._pending[box.name] = box
+        try:
+            with readable_errors(self.socket):
+                container = self.client.containers.create(
+                    spec.image,
+                    list(spec.command) or None,
+                    labels={**labels, BOX: box.name},
+                    **options,
+                )
+                running = self._boxes[container.id]
+                running.attach()
+                container.start()
+        except TypeError as error:  # docker-py's word for an option it does not know
+            raise ConfigurationError(f"containers.create: {error}") from error
+        finally:
+            self._pending.pop(box.name, None)
+
+    def create(
+        self, config: dict[str, Any], original: Callable[[dict[str, Any]], Any]
+    ) -> dict[str, Any]:
+        """Carry out a create request that asks for kernel memory, through docker-py's *original*."""
+        config = copy.deepcopy(dict(config))
+        labels = dict(config.get("Labels") or {})
+        pending = self._pending.get(labels.pop(BOX, ""))
+        limit = (config.get("HostConfig") or {}).pop("KernelMemory", None)
+        image = self.client.api.inspect_image(config["Image"])
+        wrapping.check_config(config, image)
+        command = wrapping.command_of(config, image)
+        if pending is None:
+            spec = BoxSpec(self._harness.new_name(), tuple(command), image=config["Image"])
+            box = self._harness.open_account(spec, self, kmem_limit=limit)
+        else:
+            box = pending
+        made = ContainerSpec(
+            runtime=self.name,
+            image=config["Image"],
+            memcg=box.memcg.path,
+            command=command,
+            labels=labels,
+            config=config,
+        )
+        running = DockerBox(self, box, config["Image"])
+        box.attach(running)
+        running.rewrite = functools.partial(_rewrite, box=box, image=image)
+        try:
+            with box.step("create", spec=made):
+                created: dict[str, Any] = original(made.config)
+                running.created(created["Id"])
+                self._boxes[created["Id"]] = running
+                running.adopt()
+        except BaseException:
+            box.discard()
+            raise
+        return created
+
+    def plain(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of docker-py's API client without our steps."""
+        return getattr(docker.APIClient, method)(self.client.api, *args, **kwargs)
+
+    def forget(self, running: DockerBox) -> None:
+        """Drop a container that is no more."""
+        self._boxes.pop(running.container_id, None)
+
+    def end_all(self) -> None:
+        """Kill every container: without a controller their calls would only fail."""
+        for running in list(self._boxes.values()):
+            with suppress(docker.errors.DockerException, requests.exceptions.RequestException):
+                self.plain("kill", running.container_id)
+
+    def remove_all(self) -> None:
+        """End and remove every container."""
+        for running in list(self._boxes.values()):
+            running.box.close()
+
+    def close(self) -> None:
+        """Stop watching and hang up."""
+        self._watcher.close()
+        self.client.close()
+
+
+def _rewrite(spec: ContainerSpec, *, box: Box, image: dict[str, Any]) -> None:
+    """Put the container under the shim, if anything limits it, and label it."""
+    spec.config["Labels"] = spec.labels
+    if box.socket is not None:
+        wrapping.wrap(spec.config, image, spec.command, SHIM, box.socket)

@@ -1,0 +1,149 @@
+"""Connect to the Docker engine of this kernel, or say why not and what to do.
+
+Knows docker-py's connections; knows no boxes. Only an engine on this very kernel will do: the
+controller counts a container's tasks through procfs, and hands its filter to processes of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import docker
+import docker.errors
+import requests.exceptions
+import tenacity
+
+from kmem_harness.core.errors import ConfigurationError, KmemHarnessError, UnsupportedHostError
+from kmem_harness.runtimes.command import CommandNotExecutableError, CommandNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["EngineError", "check_engine", "engine_socket", "local_socket", "readable_errors"]
+
+_DEFAULT_SOCKET = "/var/run/docker.sock"
+#: An engine that is just coming up has its socket before it listens on it.
+_COMING_UP_SECONDS = 3.0
+#: How an engine's runtime says that there is nothing to execute.
+_CANNOT_RUN = {
+    "executable file not found": CommandNotFoundError,
+    "no such file or directory: unknown": CommandNotFoundError,
+    "permission denied: unknown": CommandNotExecutableError,
+}
+_LOCAL_NEEDS_NONE = "the local runtime (--runtime local) needs no engine"
+
+
+class EngineError(KmemHarnessError):
+    """The engine refused a request of ours."""
+
+
+def local_socket() -> str:
+    """Find the engine's unix socket from the environment.
+
+    Raises: UnsupportedHostError for an engine that is reached over a network.
+    """
+    host = os.environ.get("DOCKER_HOST") or f"unix://{_DEFAULT_SOCKET}"
+    scheme, separator, path = host.partition("://")
+    if scheme == "unix" and path:
+        return "/" + path.lstrip("/")
+    if not separator:
+        raise ConfigurationError(
+            f"DOCKER_HOST={host!r} is no address: give unix:///path/of/docker.sock"
+        )
+    raise _remote(f"DOCKER_HOST={host}")
+
+
+def engine_socket(api: Any) -> str:
+    """Find the unix socket a docker-py API client talks to. Raises: UnsupportedHostError."""
+    path = getattr(getattr(api, "_custom_adapter", None), "socket_path", None)
+    if path is None:
+        raise _remote(f"the engine at {api.base_url}")
+    return str(path)
+
+
+def check_engine(client: Any, socket: str) -> dict[str, Any]:
+    """See that the engine answers and runs on this kernel; give its version.
+
+    Raises: UnsupportedHostError.
+    """
+    with readable_errors(socket):
+        version: dict[str, Any] = _ask_version(client)
+    kernel = version.get("KernelVersion")
+    if kernel is not None and kernel != platform.release():
+        raise UnsupportedHostError(
+            f"the engine at {socket} runs on another kernel ({kernel}, not {platform.release()}), "
+            "as Docker Desktop's does: its containers cannot be seen from here",
+            missing="an engine on this kernel",
+            remedy=f"run kmem-harness on the engine's own host; {_LOCAL_NEEDS_NONE}",
+        )
+    return version
+
+
+@contextmanager
+def readable_errors(socket: str) -> Iterator[None]:
+    """Turn docker-py's errors into ours, each with what to do."""
+    try:
+        yield
+    except docker.errors.ImageNotFound as error:
+        raise ConfigurationError(
+            f"{error.explanation or error}: the engine has no such image; build it, pull it "
+            "(docker pull), or check the spelling"
+        ) from error
+    except docker.errors.APIError as error:
+        for phrase, kind in _CANNOT_RUN.items():
+            if phrase in str(error.explanation):
+                message = f"{error.explanation}; check the command's spelling, or give its path"
+                raise kind(message) from error
+        raise EngineError(f"the engine refused: {error.explanation or error}") from error
+    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+        raise _unreachable(socket, error) from error
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception(lambda error: _caused_by(error, ConnectionRefusedError)),
+    stop=tenacity.stop_after_delay(_COMING_UP_SECONDS),
+    wait=tenacity.wait_fixed(0.1),
+    reraise=True,
+)
+def _ask_version(client: Any) -> dict[str, Any]:
+    return dict(client.version(api_version=False))
+
+
+def _caused_by(error: BaseException | None, kind: type[OSError]) -> bool:
+    """Look for *kind* under the layers of docker-py, requests and urllib3."""
+    while error is not None:
+        if isinstance(error, kind) or any(isinstance(one, kind) for one in error.args):
+            return True
+        inner = [one for one in error.args if isinstance(one, BaseException)]
+        error = inner[0] if inner else error.__cause__ or error.__context__
+    return False
+
+
+def _unreachable(socket: str, error: Exception) -> UnsupportedHostError:
+    if not os.path.exists(socket):
+        why, remedy = "there is no such socket", "start it (systemctl start docker, or dockerd)"
+    elif not os.access(socket, os.R_OK | os.W_OK):
+        why = "this user may not use it"
+        remedy = "run as root, or join the group that owns the socket (usually docker)"
+    elif _caused_by(error, ConnectionRefusedError):
+        why, remedy = "nothing listens on it", "start it (systemctl start docker, or dockerd)"
+    else:
+        why, remedy = str(error), "see the engine's log"
+    return UnsupportedHostError(
+        f"no engine answers at unix://{socket}: {why}",
+        missing="Docker engine",
+        remedy=f"{remedy}, or set DOCKER_HOST; {_LOCAL_NEEDS_NONE}",
+    )
+
+
+def _remote(what: str) -> UnsupportedHostError:
+    return UnsupportedHostError(
+        f"{what} is reached over a network, and may run on another kernel: its containers cannot "
+        "be held or counted from here",
+        missing="an engine on this machine, reached through its unix socket",
+        remedy="run kmem-harness on the engine's own host, or set DOCKER_HOST=unix:///path; "
+        f"{_LOCAL_NEEDS_NONE}",
+    )

@@ -1,0 +1,202 @@
+"""Let docker-py's own calls take our steps: a client whose ``kernel_memory`` means something.
+
+Every lifecycle call of docker-py's models ends in one of a few methods of its ``APIClient``. Those
+are intercepted, once for a client of ours and once for ``kmem_harness.docker.patch()``; what does
+not ask for kernel memory goes straight on to docker-py.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Protocol
+
+import docker
+from docker.models.containers import Container, ContainerCollection
+from docker.utils import parse_bytes, split_command
+
+from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.core.sizes import UNLIMITED, parse_size
+from kmem_harness.runtimes.labels import BOX
+from kmem_harness.runtimes.spec import ExecSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmem_harness.box import Box
+    from kmem_harness.runtimes.docker import DockerRuntime
+    from kmem_harness.runtimes.docker_box import DockerBox
+
+__all__ = [
+    "INTERCEPTED",
+    "Door",
+    "KmemAPIClient",
+    "KmemClient",
+    "KmemContainer",
+    "with_limit_in_bytes",
+]
+
+
+class Door(Protocol):
+    """The way from an API client to the runtime that holds its containers."""
+
+    def runtime(self, api: Any) -> DockerRuntime:
+        """Give the runtime for *api*'s engine, and make it if there is none yet."""
+
+    def known(self, api: Any) -> DockerRuntime | None:
+        """Give it if there is one."""
+
+
+def with_limit_in_bytes(options: dict[str, Any]) -> dict[str, Any]:
+    """Say ``kernel_memory`` in docker-py's own unit; leave it out where it is no limit.
+
+    Raises: ConfigurationError for what is no size.
+    """
+    limit = options.get("kernel_memory")
+    if limit is None:
+        return options
+    nbytes = parse_size(limit) if isinstance(limit, str) else limit
+    if isinstance(nbytes, bool) or not isinstance(nbytes, int) or nbytes < UNLIMITED:
+        raise ConfigurationError(f"kernel_memory={limit!r} is not a size; give one such as '8m'")
+    if nbytes == UNLIMITED:
+        return {name: value for name, value in options.items() if name != "kernel_memory"}
+    return {**options, "kernel_memory": nbytes}
+
+
+# -- what is intercepted: (door, api, docker-py's own method, its arguments) -----------------------
+
+
+def _create(
+    door: Door,
+    api: Any,
+    original: Callable[..., Any],
+    config: dict[str, Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    limit = (config.get("HostConfig") or {}).get("KernelMemory") or 0
+    if BOX not in (config.get("Labels") or {}) and limit <= 0:
+        return original(config, *args, **kwargs)
+    return door.runtime(api).create(config, lambda ours: original(ours, *args, **kwargs))
+
+
+def _exec_create(
+    door: Door,
+    api: Any,
+    original: Callable[..., Any],
+    container: Any,
+    cmd: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    running = _find(door, api, container)
+    if running is None:
+        return original(container, cmd, *args, **kwargs)
+    words = split_command(cmd) if isinstance(cmd, str) else list(cmd)
+    spec = ExecSpec(words, kwargs)
+    with running.box.step("exec", spec=spec):
+        made = original(container, spec.command, *args, **spec.options)
+        spec.exec_id = made["Id"]
+    return made
+
+
+def _update(
+    door: Door, api: Any, original: Callable[..., Any], container: Any, **kwargs: Any
+) -> Any:
+    running = _find(door, api, container)
+    limit = kwargs.get("kernel_memory")
+    if running is None or limit is None:
+        return original(container, **kwargs)
+    running.box.memcg.kmem.limit = parse_bytes(limit)
+    others = {name: value for name, value in kwargs.items() if name != "kernel_memory"}
+    return original(container, **others) if others else {"Warnings": None}
+
+
+def _step(name: str) -> Callable[..., Any]:
+    def intercepted(
+        door: Door,
+        api: Any,
+        original: Callable[..., Any],
+        container: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        running = _find(door, api, container)
+        action = functools.partial(original, container, *args, **kwargs)
+        return action() if running is None else running.take(name, action)
+
+    return intercepted
+
+
+INTERCEPTED: dict[str, Callable[..., Any]] = {
+    "create_container_from_config": _create,
+    "exec_create": _exec_create,
+    "update_container": _update,
+    "start": _step("start"),
+    "restart": _step("restart"),
+    "stop": _step("stop"),
+    "kill": _step("kill"),
+    "pause": _step("pause"),
+    "unpause": _step("unpause"),
+    "remove_container": _step("remove"),
+}
+
+
+def _find(door: Door, api: Any, container: Any) -> DockerBox | None:
+    runtime = door.known(api)
+    return None if runtime is None else runtime.find(container)
+
+
+# -- a client of ours ------------------------------------------------------------------------------
+
+
+class KmemAPIClient(docker.APIClient):  # type: ignore[misc]
+    """docker-py's API client, with the calls above intercepted."""
+
+    kmem_door: Door
+
+
+def _method(name: str, intercept: Callable[..., Any]) -> Callable[..., Any]:
+    original = getattr(docker.APIClient, name)
+
+    @functools.wraps(original)
+    def method(self: KmemAPIClient, *args: Any, **kwargs: Any) -> Any:
+        return intercept(self.kmem_door, self, functools.partial(original, self), *args, **kwargs)
+
+    return method
+
+
+for _name, _intercept in INTERCEPTED.items():
+    setattr(KmemAPIClient, _name, _method(_name, _intercept))
+
+
+class KmemContainer(Container):  # type: ignore[misc]
+    """docker-py's container, with the box that holds it."""
+
+    @property
+    def kmem(self) -> Box | None:
+        """The box of a container that has a kernel-memory limit, else ``None``."""
+        running = _find(self.client.api.kmem_door, self.client.api, self.id)
+        return None if running is None else running.box
+
+
+class _Collection(ContainerCollection):  # type: ignore[misc]
+    model = KmemContainer
+
+    def create(self, image: Any, command: Any = None, **kwargs: Any) -> KmemContainer:
+        """Create a container as docker-py does; ``kernel_memory`` takes our sizes, too."""
+        made: KmemContainer = super().create(image, command, **with_limit_in_bytes(kwargs))
+        return made
+
+
+class KmemClient(docker.DockerClient):  # type: ignore[misc]
+    """docker-py's client, whose ``kernel_memory`` means something again."""
+
+    def __init__(self, *args: Any, door: Door, **kwargs: Any) -> None:
+        """Connect as docker-py's client does."""
+        self.api = KmemAPIClient(*args, **kwargs)
+        self.api.kmem_door = door
+
+    @property
+    def containers(self) -> _Collection:
+        """As docker-py's; its containers have ``.kmem``, the box that holds them."""
+        return _Collection(client=self)

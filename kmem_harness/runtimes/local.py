@@ -1,0 +1,372 @@
+"""Run boxes as children of ours: in namespaces where the host allows it, else under a subreaper.
+
+Needs no daemon and no root. ``kmem-init`` (see ``interposer/native/init.c``) does the work: its
+guard ends the box when the target, we, or the controller die.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import select
+import signal
+import struct
+import subprocess
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from kmem_harness.core.errors import (
+    ConfigurationError,
+    KmemHarnessError,
+    ShimError,
+    UnsupportedHostError,
+)
+from kmem_harness.runtimes.backstop import Backstop, make_backstop
+from kmem_harness.runtimes.command import check_command
+from kmem_harness.runtimes.spec import BoxSpec, ContainerSpec, ExitStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kmem_harness.box import Box
+
+__all__ = [
+    "INIT",
+    "ISOLATIONS",
+    "SHIM",
+    "LocalBox",
+    "LocalRuntime",
+    "best_isolation",
+    "probe",
+    "start_failure",
+]
+
+_BIN = os.path.join(os.path.dirname(os.path.dirname(__file__)), "interposer", "bin")
+SHIM = os.path.join(_BIN, "kmem-shim")
+INIT = os.path.join(_BIN, "kmem-init")
+
+#: From the best to what always works.
+ISOLATIONS = ("user", "pid", "none")
+
+_STATUS = struct.Struct("=Ii24s")  # struct status of init.c
+_STATUS_INIT, _STATUS_EXITED, _STATUS_SIGNALED, _STATUS_FAILED, _STATUS_READY = range(1, 6)
+_START_SECONDS = 10.0
+_GUARD_FAILED = 125
+#: What the kernel, or a sandbox around us, says where no listener can be had.
+_NO_LISTENER = (errno.EBUSY, errno.EINVAL, errno.ENOSYS, errno.EPERM)
+
+
+def probe(isolation: str) -> str | None:
+    """Try *isolation* on this host by setting up an empty box; say what failed, or ``None``."""
+    reading, writing = os.pipe()
+    try:
+        with subprocess.Popen(
+            [INIT, f"isolation={isolation}", f"status={writing}", *_id_maps(isolation)],
+            pass_fds=(writing,),
+            stdin=subprocess.DEVNULL,
+        ) as guard:
+            os.close(writing)
+            writing = -1
+            code = guard.wait(_START_SECONDS)
+        failures = [m for m in _messages(reading) if m[0] == _STATUS_FAILED]
+    finally:
+        os.close(reading)
+        if writing >= 0:
+            os.close(writing)
+    if failures:
+        return f"{failures[0][2]}: {os.strerror(failures[0][1])}"
+    return None if code == 0 else f"the probe ended with {code}"
+
+
+@functools.cache
+def best_isolation() -> str:
+    """Find the best isolation this host allows. Raises: UnsupportedHostError if none works."""
+    for isolation in ISOLATIONS:
+        failure = probe(isolation)
+        if failure is None:
+            return isolation
+    message = f"no box can be set up on this host: {failure}"
+    raise UnsupportedHostError(message, missing="processes", remedy="run kmem-harness doctor")
+
+
+class LocalBox:
+    """A box that runs on this machine, as a child of ours."""
+
+    def __init__(self, spec: BoxSpec, isolation: str, command: list[str], ties: list[int]) -> None:
+        """Start *command*; it is ended when a process of *ties* (pidfds) dies.
+
+        Raises: UnsupportedHostError if a step before the target failed.
+        """
+        self._status = ExitStatus.exited(_GUARD_FAILED)
+        self._ended = False
+        self._backstop: Backstop | None = None
+        if spec.pids_max is not None:
+            self._backstop = make_backstop(spec.name, spec.pids_max, isolation)
+        self._reading, writing = os.pipe()
+        leash, self._leash = os.pipe()
+        ties = [*ties, os.pidfd_open(os.getpid())]
+        arguments = [
+            *(INIT, f"isolation={isolation}", f"status={writing}", f"leash={leash}"),
+            *(f"tie={pidfd}" for pidfd in ties),
+            *_id_maps(isolation),
+            *(self._backstop.options() if self._backstop else ()),
+        ]
+        try:
+            self._guard = subprocess.Popen(
+                [*arguments, "--", *command],
+                stdin=spec.stdin,
+                stdout=spec.stdout,
+                stderr=spec.stderr,
+                env=dict(spec.env) if spec.env is not None else None,
+                cwd=spec.cwd,
+                pass_fds=(writing, leash, *ties),
+                start_new_session=True,
+            )
+        except BaseException:
+            for fd in (self._reading, self._leash):
+                os.close(fd)
+            self._remove_backstop()
+            raise
+        finally:
+            for fd in (writing, leash, ties[-1]):
+                os.close(fd)
+        self.stdin, self.stdout, self.stderr = (
+            self._guard.stdin,
+            self._guard.stdout,
+            self._guard.stderr,
+        )
+        self.init_pid = 0
+        self._init_pidfd = -1
+        self._guard_pidfd = os.pidfd_open(self._guard.pid)
+        self._end = threading.Lock()
+        try:
+            self._await_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    @property
+    def guard_pid(self) -> int:
+        """The process outside that watches over the box."""
+        return self._guard.pid
+
+    def wait(self, timeout: float | None = None) -> ExitStatus:
+        """Wait until nothing of the box is left. Raises: TimeoutError, the box goes on then."""
+        if not self._ended:
+            # Not Popen.wait(timeout): that looks only every 50 ms.
+            patience = None if timeout is None else timeout * 1000
+            guard = select.poll()  # of our own: another thread may wait, too
+            guard.register(self._guard_pidfd, select.POLLIN)
+            if not guard.poll(patience):
+                message = f"the box still runs after {timeout} s"
+                raise TimeoutError(message)
+            self._finish()
+        return self._status
+
+    def communicate(self, timeout: float | None = None) -> tuple[Any, Any]:
+        """Read the target's output to its end, as subprocess.Popen.communicate does."""
+        return self._guard.communicate(timeout=timeout)
+
+    def fileno(self) -> int:
+        """Give a descriptor that is readable once the box has ended."""
+        return self._guard_pidfd
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the target, through guard and init."""
+        if not self._ended:
+            self._guard.send_signal(number)
+
+    def kill(self) -> None:
+        """End the box and everything in it, and wait for that."""
+        if self._ended:
+            return
+        with self._end:
+            if not self._ended:
+                with suppress(BrokenPipeError):  # the guard is gone already
+                    os.write(self._leash, b"k")
+        self._finish()
+
+    def stop(self, grace: float) -> ExitStatus:
+        """Ask the target to end with SIGTERM; end it after *grace* seconds."""
+        self.signal(signal.SIGTERM)
+        try:
+            return self.wait(grace)
+        except TimeoutError:
+            self.kill()
+            return self.wait()
+
+    def remove(self) -> None:
+        """End the box; nothing of one that has ended is left."""
+        self.kill()
+
+    discard = remove
+
+    def describe(self) -> dict[str, Any]:
+        """Add nothing to the report."""
+        return {}
+
+    def _finish(self) -> None:
+        """Collect the guard and all it had to say; whichever thread comes first does so."""
+        self._guard.wait()
+        with self._end:
+            if not self._ended:
+                self._read_status()
+                self._release()
+                self._ended = True
+
+    def _read_status(self) -> None:
+        # A killed guard leaves init a moment to follow; the pipe ends when both are gone.
+        for kind, value, _ in _messages(self._reading):
+            if kind == _STATUS_EXITED:
+                self._status = ExitStatus.exited(value)
+            elif kind == _STATUS_SIGNALED:
+                self._status = ExitStatus.killed(value)
+        if self._guard.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            # Guard or init was killed, by us or by somebody else, and took the target along.
+            # Not its pid: whoever adopted an init without a guard may be slow to reap it.
+            if self._init_pidfd >= 0:
+                select.select([self._init_pidfd], [], [], _START_SECONDS)
+            if int(self._status) == _GUARD_FAILED:
+                self._status = ExitStatus.killed(signal.SIGKILL)
+
+    def _release(self) -> None:
+        for fd in (self._reading, self._leash, self._guard_pidfd, self._init_pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self._remove_backstop()
+
+    def _remove_backstop(self) -> None:
+        if self._backstop is not None:
+            with suppress(OSError):
+                self._backstop.remove()
+
+    def _await_ready(self) -> None:
+        """Learn init's pid, and wait until init has set the box up."""
+        while True:
+            ready, _, _ = select.select([self._reading], [], [], _START_SECONDS)
+            message = os.read(self._reading, _STATUS.size) if ready else b""
+            if len(message) != _STATUS.size:
+                raise KmemHarnessError("the box's init did not start")
+            kind, value, step = _STATUS.unpack(message)
+            if kind == _STATUS_INIT:
+                self.init_pid = value
+                with suppress(ProcessLookupError):
+                    self._init_pidfd = os.pidfd_open(value)
+            elif kind == _STATUS_READY:
+                return
+            elif kind == _STATUS_FAILED:
+                raise UnsupportedHostError(
+                    f"the box could not be set up: {_text(step)}: {os.strerror(value)}",
+                    missing=_text(step),
+                    remedy="run kmem-harness doctor to see what works",
+                )
+
+
+class LocalRuntime:
+    """Start boxes on this machine."""
+
+    name = "local"
+    lasting = False
+    fires_own_hooks = False
+
+    def __init__(self, ties: list[int], isolation: str | None = None) -> None:
+        """End every box with the processes *ties* (pidfds); choose the best isolation by default.
+
+        Raises: UnsupportedHostError for an isolation, or a program of ours, that is not there.
+        """
+        missing = [path for path in (SHIM, INIT) if not os.access(path, os.X_OK)]
+        if missing:
+            raise UnsupportedHostError(
+                f"no box can be set up: {missing[0]} is missing",
+                missing=os.path.basename(missing[0]),
+                remedy="install again with pip: the wheel's build compiles it with cc or ziglang",
+            )
+        if isolation is not None:
+            failure = probe(isolation) if isolation in ISOLATIONS else f"known are {ISOLATIONS}"
+            if failure is not None:
+                raise UnsupportedHostError(
+                    f"isolation {isolation!r} cannot be had: {failure}",
+                    missing=f"isolation {isolation!r}",
+                    remedy="leave it out: the best this host allows is then chosen",
+                )
+        self.isolation = isolation or best_isolation()
+        self._ties = ties
+
+    def check(self, spec: BoxSpec) -> BoxSpec:
+        """See that the command can be executed. Raises: ConfigurationError."""
+        if spec.image is not None:
+            message = (
+                f"image {spec.image!r} needs an engine: give runtime='docker' (--runtime docker), "
+                "or leave the image out to run the command on this machine"
+            )
+            raise ConfigurationError(message)
+        if spec.options:
+            message = f"options {', '.join(sorted(spec.options))} are an engine's: leave them out"
+            raise ConfigurationError(message)
+        return replace(spec, command=check_command(spec.command, spec.env, spec.cwd))
+
+    def run(self, box: Box) -> None:
+        """Start what *box* describes, and see it under its filter."""
+        spec = box.spec
+        made = ContainerSpec(
+            runtime=self.name,
+            image=None,
+            memcg=box.memcg.path,
+            command=list(spec.command),
+            env=None if spec.env is None else dict(spec.env),
+        )
+        with box.step("create", spec=made):
+            spec = replace(spec, command=tuple(made.command), env=made.env)
+        with box.step("start"):
+            running = self.start(spec, box.socket)
+            box.attach(running)
+            box.announce(running.init_pid)
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+    def start(self, spec: BoxSpec, socket: str | None) -> LocalBox:
+        """Start *spec*, under the shim unless *socket* is ``None``."""
+        command = list(spec.command) if socket is None else [SHIM, socket, *spec.command]
+        return LocalBox(spec, self.isolation, command, self._ties)
+
+
+def start_failure(error: ShimError) -> KmemHarnessError:
+    """Say what the failing step of a shim means: where no listener can be had, the host lacks it."""
+    if error.step == "install filter" and error.errno in _NO_LISTENER:
+        return UnsupportedHostError(
+            f"the box cannot be put under a filter: {error}",
+            missing="seccomp user notification",
+            remedy="no second seccomp listener can be had: run outside of other sandboxes that "
+            "supervise system calls, and see kmem-harness doctor",
+        )
+    return error
+
+
+def _id_maps(isolation: str) -> list[str]:
+    """Map ids to themselves: what is root inside is root's equal in files, and nothing more."""
+    if isolation != "user":
+        return []
+    maps = []
+    for which, own in (("uid_map", os.geteuid()), ("gid_map", os.getegid())):
+        text = f"{own} {own} 1"
+        if os.geteuid() == 0:
+            with open(f"/proc/self/{which}", encoding="ascii") as extents:
+                rows = [line.split() for line in extents]
+            text = "\n".join(f"{start} {start} {count}" for start, _, count in rows)
+        maps.append(f"{which}={text}")
+    return maps
+
+
+def _messages(fd: int) -> Iterator[tuple[int, int, str]]:
+    """Read status messages up to the end of the pipe."""
+    while len(message := os.read(fd, _STATUS.size)) == _STATUS.size:
+        kind, value, step = _STATUS.unpack(message)
+        yield kind, value, _text(step)
+
+
+def _text(step: Any) -> str:
+    return bytes(step).rstrip(b"\0").decode("ascii", "replace")

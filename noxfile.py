@@ -1,0 +1,66 @@
+"""What CI runs, for a developer to run too: ``nox -s lint types tests shim``, and ``nox -s bench``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["lint", "types", "tests", "shim"]
+nox.options.default_venv_backend = "venv"
+
+SUPPORTED = ["3.10", "3.11", "3.12", "3.13"]
+PYTHONS = [version for version in SUPPORTED if shutil.which(f"python{version}")]
+PROJECT = nox.project.load_toml("pyproject.toml")["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def pinned(name: str) -> str:
+    """Find the requirement for *name* in the dev extra, so that versions stand in one place."""
+    return next(str(text) for text in EXTRAS["dev"] if str(text).startswith(f"{name}=="))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and layout with ruff."""
+    session.install(pinned("ruff"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the package's types with mypy, strictly. Tests say what they pass by running."""
+    session.install(pinned("mypy"), *PROJECT["dependencies"], *EXTRAS["test"], "nox")
+    session.run("mypy")
+
+
+@nox.session(python=PYTHONS or None)
+def tests(session: nox.Session) -> None:
+    """Run the tests on each supported Python there is, or on the one nox runs on."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def shim(session: nox.Session) -> None:
+    """Compile the C for both machines with every warning an error, and start what this one can."""
+    session.install(*EXTRAS["test"])  # hatchling and ziglang
+    into = Path(session.create_tmp(), "shim")
+    shutil.rmtree(into, ignore_errors=True)
+    script = "kmem_harness/interposer/build_native.py"
+    session.run("python", script, "--into", str(into), "x86_64", "aarch64")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run each benchmark of tests/benchmarks, and hand it the session's arguments."""
+    scripts = sorted(Path("tests/benchmarks").glob("bench_*.py"))
+    if not scripts:
+        session.skip("there is no tests/benchmarks/bench_*.py")
+    session.install("-e", ".[test]")
+    for script in scripts:
+        module = ".".join(script.with_suffix("").parts)
+        session.run("python", "-m", module, *session.posargs)

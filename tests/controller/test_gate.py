@@ -1,0 +1,391 @@
+"""The gate's books: never below what is alive, and certain before it refuses.
+
+Listener and census are stand-ins here, for a real one cannot be made to stop between a clone's
+answer and its child. The processes whose state is proof are real. End to end, the bombs of
+tests/e2e try the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kmem_harness.controller.box import Box, Kind, Price, Ticket
+from kmem_harness.controller.gate import PARK_SECONDS, Gate
+from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.tree import MemcgTree
+from kmem_harness.interposer.census import Tasks
+from tests.support.peak import until
+
+CLONE, CLONE3 = 56, 435
+TASK, THREAD = 8192, 4096
+CLONE_THREAD = 0x10000
+
+
+@dataclass
+class FakeListener:
+    """Hand out queued calls; note the answers. Shape: id to None (allowed) or an errno."""
+
+    calls: deque = field(default_factory=deque)
+    answers: dict[int, int | None] = field(default_factory=dict)
+    gone: set[int] = field(default_factory=set)
+    ids: itertools.count = field(default_factory=lambda: itertools.count(1))
+
+    def call(self, tid, number=CLONE, flags=0):
+        self.calls.append((next(self.ids), tid, 0, number, 0, 0, flags, 0, 0, 0, 0, 0))
+        return self.calls[-1][0]
+
+    def receive(self):
+        return self.calls.popleft()
+
+    def allow(self, call):
+        return self._answer(call, None)
+
+    def deny(self, call, number):
+        return self._answer(call, number)
+
+    def is_waiting(self, call):
+        return call not in self.gone
+
+    def _answer(self, call, answer):
+        if call in self.gone:
+            return False
+        assert call not in self.answers
+        self.answers[call] = answer
+        return True
+
+    def close(self):
+        pass
+
+
+class FakeCensus:
+    """Find what the test says is alive."""
+
+    def __init__(self):
+        self.found = Tasks(0, 0)
+
+    def count(self, *, with_threads):
+        return Tasks(self.found.processes, self.found.threads if with_threads else 0)
+
+    def close(self):
+        pass
+
+
+class Bench:
+    """A gate with one box under a limit of *tasks* tasks."""
+
+    def __init__(self, tasks, *, observe=False):
+        tree = MemcgTree(profile_named("v4"), stock=False, use_hierarchy=True)
+        tree.make("/box")
+        tree.write("/box", "memory.kmem.limit_in_bytes", str(tasks * TASK))
+        self.memcg = tree.find("/box")
+        self.box = new_box(self.memcg, observe=observe)
+        self.listener = FakeListener()
+        self.box.listeners.append(self.listener)
+        self.census = self.box.census = FakeCensus()
+        self.cards = []
+        self.gate = Gate(lambda: [self.box], lambda _, card: self.cards.append(card))
+
+    def serve(self, tid, **call):
+        call = self.listener.call(tid, **call)
+        self.gate.serve(self.box, self.listener)
+        return call
+
+    def answer(self, call):
+        return self.listener.answers.get(call, "waits")
+
+    def final_answer(self, call):
+        """Look again as the loop does: on a busy machine a census is not always due at once."""
+        until(lambda: self.gate.retry_parked() or self.answer(call) != "waits", 5, "no answer")
+        return self.answer(call)
+
+    @property
+    def live(self):
+        return {name: kind.live for name, kind in self.box.kinds.items()}
+
+
+def new_box(memcg, *, observe=False):
+    kinds = {
+        "task": Kind("task", TASK, errno.ENOMEM, "ENOMEM"),
+        "thread": Kind("thread", THREAD, errno.ENOMEM, "ENOMEM"),
+    }
+    box = Box("box", memcg, kinds, observe=observe)
+    for name, number in (("clone", CLONE), ("clone3", CLONE3)):
+        mask = CLONE_THREAD if name == "clone" else 0
+        box.prices[number] = Price(name, number, kinds["task"], 0, mask, kinds["thread"])
+    return box
+
+
+@pytest.fixture
+def busy():
+    """Give a process that always runs: nothing about it proves that its clone is over."""
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"])
+    while b") R " not in open(f"/proc/{process.pid}/stat", "rb").read():  # noqa: PTH123, SIM115
+        time.sleep(0.001)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def asleep():
+    """Give a process that sleeps in a read: whatever it was allowed is over."""
+    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    while b") S " not in open(f"/proc/{process.pid}/stat", "rb").read():  # noqa: PTH123, SIM115
+        time.sleep(0.001)
+    yield process
+    process.stdin.close()
+    process.wait()
+
+
+def test_call_when_there_is_room_then_is_charged_before_it_runs(busy):
+    bench = Bench(2)
+    assert bench.answer(bench.serve(busy.pid)) is None
+    assert bench.memcg.kmem.usage == TASK
+    assert bench.box.tickets.keys() == {busy.pid}
+
+
+def test_call_when_its_caller_is_gone_then_its_charge_is_taken_back():
+    bench = Bench(2)
+    bench.listener.gone.add(1)
+    bench.serve(1)
+    assert bench.memcg.kmem.usage == 0
+    assert bench.live == {"task": 0, "thread": 0}
+    assert bench.box.tickets == {}
+
+
+def test_call_when_limit_is_met_by_what_is_alive_then_is_refused(asleep):
+    bench = Bench(1)
+    bench.serve(asleep.pid)
+    bench.census.found = Tasks(1, 0)
+    assert bench.final_answer(bench.serve(1)) == errno.ENOMEM
+    (card,) = bench.cards
+    assert (card["usage"], card["limit"], card["tid"]) == (TASK, TASK, 1)
+    assert bench.box.report()["kinds"]["task"]["refused"] == 1
+
+
+def test_call_when_limit_is_met_by_the_dead_alone_then_runs(asleep):
+    bench = Bench(1)
+    for _ in range(5):
+        assert bench.final_answer(bench.serve(asleep.pid)) is None
+    assert bench.box.refusals == 0
+    assert bench.memcg.kmem.max_usage == TASK
+    assert bench.box.kinds["task"].charged == 5
+
+
+@pytest.mark.parametrize("how", ["its thread dies", "its thread calls again"])
+def test_call_when_an_earlier_clone_is_unproven_then_waits_for_the_proof(how, busy, asleep):
+    bench = Bench(2)
+    assert bench.answer(bench.serve(busy.pid)) is None  # its child is there, or comes yet
+    bench.box.tickets[busy.pid].last_child = None  # nobody looked: the weakest evidence
+    assert bench.answer(bench.serve(asleep.pid)) is None
+    bench.census.found = Tasks(1, 0)
+    # One is alive, which may be the busy one's child or not: a third may fit or not.
+    waiting = bench.serve(1)
+    assert bench.answer(waiting) == "waits"
+    if how == "its thread dies":
+        busy.kill()
+        busy.wait()
+        assert bench.final_answer(waiting) is None
+    else:
+        again = bench.serve(busy.pid)  # that proof makes room for one of the two
+        answers = [bench.final_answer(again), bench.final_answer(waiting)]
+        assert sorted(answers, key=bool) == [None, errno.ENOMEM]
+    assert not bench.gate.has_parked
+    assert bench.memcg.kmem.usage <= 2 * TASK
+
+
+def test_call_when_nothing_is_proven_in_time_then_is_refused_at_its_deadline(busy):
+    bench = Bench(1)
+    assert bench.answer(bench.serve(busy.pid)) is None
+    bench.box.tickets[busy.pid].last_child = None
+    began = time.monotonic()
+    waiting = bench.serve(1)
+    while bench.answer(waiting) == "waits":
+        assert bench.gate.has_parked
+        assert time.monotonic() - began < 1
+        bench.gate.retry_parked()
+    assert bench.answer(waiting) == errno.ENOMEM
+    assert time.monotonic() - began >= PARK_SECONDS
+    assert bench.memcg.kmem.usage == TASK
+
+
+def test_parked_call_when_its_caller_dies_then_is_neither_refused_nor_charged(busy):
+    bench = Bench(1)
+    bench.serve(busy.pid)
+    bench.box.tickets[busy.pid].last_child = None
+    waiting = bench.serve(1)
+    assert bench.answer(waiting) == "waits"
+    bench.listener.gone.add(waiting)
+    time.sleep(PARK_SECONDS)
+    bench.gate.retry_parked()
+    assert not bench.gate.has_parked
+    assert bench.box.refusals == 0
+    assert bench.memcg.kmem.usage == TASK
+
+
+def test_parked_call_when_its_box_is_over_then_is_forgotten(busy):
+    bench = Bench(1)
+    bench.serve(busy.pid)
+    bench.box.tickets[busy.pid].last_child = None
+    bench.serve(1)
+    assert bench.gate.has_parked
+    bench.gate.forget(bench.listener)
+    bench.box.close_books()
+    assert not bench.gate.has_parked
+    assert bench.memcg.kmem.usage == 0
+
+
+def test_call_when_box_is_ending_then_nothing_new_is_made_and_no_refusal_counted(asleep):
+    bench = Bench(1)
+    bench.serve(asleep.pid)
+    bench.census.found = Tasks(1, 0)
+    bench.box.ending = True
+    assert bench.answer(bench.serve(1)) == errno.ENOMEM
+    assert bench.box.refusals == 0
+
+
+def test_call_when_observed_then_is_never_refused(asleep):
+    bench = Bench(1, observe=True)
+    for count in range(1, 5):
+        bench.census.found = Tasks(count - 1, 0)
+        assert bench.answer(bench.serve(asleep.pid)) is None
+    assert bench.memcg.kmem.usage == 4 * TASK
+
+
+def test_clone_when_its_flags_say_thread_then_is_charged_as_one(asleep):
+    bench = Bench(2)
+    bench.serve(asleep.pid, flags=CLONE_THREAD)
+    assert bench.live == {"task": 0, "thread": 1}
+    assert bench.memcg.kmem.usage == THREAD
+
+
+def test_clone3_when_census_finds_a_thread_then_it_is_charged_as_one_from_then_on(asleep):
+    bench = Bench(2)
+    bench.serve(asleep.pid, number=CLONE3)
+    assert bench.memcg.kmem.usage == TASK
+    bench.census.found = Tasks(0, 1)
+    bench.gate.take_census(bench.memcg.kmem)
+    assert bench.live == {"task": 0, "thread": 1}
+    assert bench.memcg.kmem.usage == THREAD
+    rows = bench.box.report()["kinds"]
+    assert (rows["task"]["charged"], rows["thread"]["charged"]) == (0, 1)
+    assert rows["thread"]["live_peak"] == 1
+
+
+# -- the books against an obvious model ----------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Clone:
+    """One call: what it was charged as, what it really makes, and how far it got."""
+
+    charged_as: str
+    really: str
+    born: bool = False
+    proven: bool = False
+
+
+BYTES = {"task": TASK, "thread": THREAD}
+CLONES = {
+    "fork": ("task", "task"),
+    "thread": ("thread", "thread"),
+    "clone3 task": ("task", "task"),
+    "clone3 thread": ("task", "thread"),
+}
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from([*CLONES, "born", "stillborn", "dies", "proven", "census"]),
+        st.integers(0, 50),
+    ),
+    max_size=60,
+)
+
+
+class World:
+    """A box's books beside the truth that they should cover."""
+
+    def __init__(self):
+        tree = MemcgTree(profile_named("v4"), stock=False, use_hierarchy=True)
+        tree.make("/box")
+        tree.write("/box", "memory.kmem.limit_in_bytes", str(1 << 40))
+        self.memcg = tree.find("/box")
+        self.box = new_box(self.memcg)
+        self.alive: list[Clone] = []  # those that may yet be born, too
+        self.under_way: dict[int, Clone] = {}
+
+    def clone(self, name):
+        one = Clone(*CLONES[name])
+        kind = self.box.kinds[one.charged_as]
+        assert self.memcg.try_charge(kind.nbytes) is None
+        self.box.enter(kind)
+        tid = self.box.kinds["task"].charged + self.box.kinds["thread"].charged
+        while tid in self.under_way:  # a thread is in one call at a time
+            tid += 1
+        self.box.tickets[tid] = Ticket(kind, CLONE, None)
+        self.under_way[tid] = one
+        self.alive.append(one)
+
+    def census(self):
+        for tid in [tid for tid, one in self.under_way.items() if one.proven]:
+            del self.box.tickets[tid], self.under_way[tid]
+        before = self.memcg.kmem.usage
+        self.box.reconcile(self.truth())
+        assert self.memcg.kmem.usage <= before
+
+    def happen(self, step, number):
+        if step in CLONES:
+            self.clone(step)
+        elif step == "census":
+            self.census()
+        elif self.alive:
+            self.befall(step, self.alive[number % len(self.alive)])
+
+    def befall(self, step, one):
+        if step == "born":
+            one.born = True
+        elif step == "proven":
+            one.proven = one.born
+        elif step == "stillborn" and not one.born:  # killed before its clone made it
+            one.proven = True
+            self.alive.remove(one)
+        elif step == "dies" and one.born:
+            self.alive.remove(one)
+
+    def truth(self):
+        born = [one.really for one in self.alive if one.born]
+        return Tasks(born.count("task"), born.count("thread"))
+
+    @property
+    def live(self):
+        return {name: kind.live for name, kind in self.box.kinds.items()}
+
+
+@settings(database=None)
+@given(steps=STEPS)
+def test_reconcile_when_anything_happens_then_books_are_never_below_what_is_alive(steps):
+    """Whatever is alive, or may yet come, is charged; and a quiet box's books become exact."""
+    world = World()
+    for step, number in steps:
+        world.happen(step, number)
+        needed = sum(BYTES[one.really] for one in world.alive)
+        booked = sum(BYTES[name] * count for name, count in world.live.items())
+        assert world.memcg.kmem.usage == booked >= needed
+        assert min(world.live.values()) >= 0
+    for one in [*world.alive, *world.under_way.values()]:
+        one.born = one.proven = True
+    world.census()
+    world.census()
+    truth = world.truth()
+    assert world.live == {"task": truth.processes, "thread": truth.threads}
+    world.box.close_books()
+    assert world.memcg.kmem.usage == world.memcg.memory.usage == 0

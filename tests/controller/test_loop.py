@@ -1,0 +1,54 @@
+"""The loop: descriptors, timers, and numbers that are given out again."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+from kmem_harness.controller.loop import Loop
+
+
+def test_events_when_a_handler_closes_and_reuses_a_number_then_reach_only_their_own():
+    loop = Loop()
+    first, second = socket.socketpair(), socket.socketpair()
+    heard = []
+
+    def close_the_other(_):
+        first[0].recv(1)
+        number = second[0].fileno()
+        loop.forget(number)
+        second[0].close()
+        os.dup2(quiet[0].fileno(), number)
+        loop.watch(number, lambda _: heard.append("stale"))
+        reused.append(number)
+        loop.call_later(0.02, loop.stop)
+
+    quiet, reused = socket.socketpair(), []
+    loop.watch(first[0].fileno(), close_the_other)
+    loop.watch(second[0].fileno(), lambda _: heard.append("second"))
+    first[1].send(b"x")
+    second[1].send(b"x")
+    loop.run()
+    assert heard == []
+    loop = Loop()
+    loop.watch(reused[0], lambda _: (heard.append("own"), loop.stop()))
+    quiet[1].send(b"x")
+    loop.run()
+    assert heard == ["own"]
+    for one in (*first, second[1], *quiet):
+        one.close()
+    os.close(reused[0])
+
+
+def test_timers_when_due_then_run_in_order_of_time():
+    loop = Loop()
+    ran = []
+    began = time.monotonic()
+    loop.call_later(0.03, loop.stop)
+    loop.call_later(0.02, lambda: ran.append("late"))
+    loop.call_later(0.0, lambda: ran.append("now"))
+    loop.call_later(0.01, lambda: loop.call_later(0, lambda: ran.append("nested")))
+    loop.run()
+    assert ran == ["now", "nested", "late"]
+    assert 0.03 <= time.monotonic() - began < 1

@@ -1,0 +1,163 @@
+"""Plugins take part in every step; one that fails ends its container and is named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kmem_harness import Harness
+from kmem_harness.hooks import PluginError
+from kmem_harness.hookspecs import hookimpl
+from tests.docker.conftest import OPTIONS, STACK, containers
+from tests.support.peak import until
+
+STEPS = ("create", "start", "exec", "pause", "unpause", "stop", "kill", "remove")
+PLUGIN = Path(__file__).parents[2] / "plugins" / "kmem-harness-prometheus"
+
+
+def recorder(seen):
+    """Make a plugin that notes each step."""
+
+    def noting(name):
+        def hook(box):
+            seen.append(name)
+
+        return hookimpl(hook)
+
+    names = [f"kmem_{when}_{step}" for step in STEPS for when in ("before", "after")]
+    return type("Recorder", (), {name: staticmethod(noting(name[5:])) for name in names})()
+
+
+def test_hooks_when_a_container_lives_then_are_called_around_each_step(engine, usable, image):
+    seen = []
+    with Harness("v4", plugins=[recorder(seen)]) as harness:
+        box = harness.run(["sleep", "100"], image=image, kmem_limit="1M", **OPTIONS)
+        box.exec(["true"])
+        box.container.pause()
+        box.container.unpause()
+        box.stop(grace=0)
+        box.container.start()
+        box.kill()
+        box.close()
+    steps = ["create", "start", "exec", "pause", "unpause", "stop", "start", "kill", "remove"]
+    assert seen == [f"{when}_{step}" for step in steps for when in ("before", "after")]
+
+
+def test_hooks_when_a_spec_is_changed_then_so_is_the_container(engine, usable, image):
+    class Plugin:
+        @hookimpl
+        def kmem_before_create(self, spec):
+            spec.labels["mine"] = "yes"
+            spec.command[-1] = "echo changed"
+
+        @hookimpl
+        def kmem_price_syscall(self, kind, nbytes):
+            return 2 * nbytes if kind == "task" else None
+
+        @hookimpl
+        def kmem_report(self, report):
+            report["mine"] = 1
+
+    with Harness("v4", plugins=[Plugin()]) as harness:
+        box = harness.run(["sh", "-c", "echo x"], image=image, kmem_limit="1M", **OPTIONS)
+        box.wait(timeout=30)
+        assert box.logs() == b"changed\n"
+        assert box.container.labels["mine"] == "yes"
+        assert box.report()["kinds"]["task"]["bytes_each"] == 2 * STACK
+        assert box.report()["mine"] == 1
+
+
+@pytest.mark.parametrize("hook", ["before_create", "after_create", "before_start", "after_start"])
+def test_hook_when_it_fails_then_only_that_container_ends_and_the_plugin_is_named(
+    hook, engine, usable, image
+):
+    before = containers(engine)
+
+    def fail(box):
+        if box.spec.command == ("false",):
+            raise RuntimeError("no thanks")
+
+    faulty = type("Faulty", (), {f"kmem_{hook}": staticmethod(hookimpl(fail))})
+    with Harness("v4", plugins=[faulty()]) as harness:
+        good = harness.run(["sleep", "100"], image=image, kmem_limit="1M", **OPTIONS)
+        there = containers(engine)
+        with pytest.raises(PluginError, match=f"'Faulty' failed in kmem_{hook}.*no thanks"):
+            harness.run(["false"], image=image, kmem_limit="1M", **OPTIONS)
+        assert containers(engine) == there
+        assert good.status is None
+        assert harness.controller.children("/docker") == [good.name]
+    assert containers(engine) == before
+
+
+def test_refused_when_a_plugin_asked_for_it_then_is_told_of_each_card(engine, usable, image):
+    cards, gone = [], []
+
+    class Plugin:
+        @hookimpl
+        def kmem_refused(self, box, card):
+            cards.append((box.name, card["errno"]))
+
+        @hookimpl
+        def kmem_memcg_offline(self, path, counters):
+            gone.append((path, counters["kmem"]["failcnt"]))
+
+    with Harness("v4", plugins=[Plugin()]) as harness:
+        box = harness.run(
+            ["sh", "-c", "sleep 1 & sleep 1 & wait"], image=image, kmem_limit=STACK, **OPTIONS
+        )
+        box.wait(timeout=30)
+        until(lambda: cards, 10, "nobody was told")
+        assert cards == [(box.name, "ENOMEM")]
+        box.close()
+        assert gone == [(f"/docker/{box.name}", 1)]
+
+
+def test_prometheus_plugin_when_installed_then_serves_the_reports_figures(tmp_path):
+    pytest.importorskip("prometheus_client")
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
+            *("--no-build-isolation", "--no-index", "--target", str(tmp_path), str(PLUGIN)),
+        ],
+        check=True,
+        timeout=120,
+    )
+    script = """
+import sys
+from kmem_harness import Harness
+from prometheus_client import REGISTRY
+with Harness("v4") as harness:
+    assert not harness.hooks.wants("kmem_refused")
+    for again in range(2):
+        script = "sleep 1 & sleep 1 & sleep 1 & wait"
+        box = harness.run(["sh", "-c", script], kmem_limit=2 * 8192, memcg=f"/web/{again}")
+        box.wait(timeout=30)
+        if again:
+            box.close()
+        report = box.report()
+        for counter in ("kmem", "memory"):
+            labels = {"memcg": f"/web/{again}", "counter": counter}
+            row = report["memcg"][counter]
+            get = REGISTRY.get_sample_value
+            assert get("kmem_usage_bytes", labels) == row["usage"]
+            assert get("kmem_max_usage_bytes", labels) == row["max_usage"] > 0
+            assert get("kmem_failcnt_total", labels) == row["failcnt"]
+            assert get("kmem_limit_bytes", labels) in (row["limit"], float("inf"))
+        labels = {"memcg": f"/web/{again}", "kind": "task"}
+        assert get("kmem_refusals_total", labels) == report["kinds"]["task"]["refused"] == 1
+"""
+    root = str(PLUGIN.parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), root])}
+    outcome = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert outcome.returncode == 0, outcome.stderr

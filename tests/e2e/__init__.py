@@ -1,0 +1,1 @@
+"""End to end: real programs under the real command line, judged from outside."""

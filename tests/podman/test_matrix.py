@@ -1,0 +1,15 @@
+"""The matrix of Docker, test by test, on podman."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.docker_matrix.test_bombs import *  # noqa: F403
+from tests.docker_matrix.test_clients import *  # noqa: F403
+from tests.docker_matrix.test_shapes import *  # noqa: F403
+from tests.docker_matrix.test_start_cost import *  # noqa: F403
+
+pytestmark = [  # type: ignore[assignment]  # a star import's is another
+    pytest.mark.slow,
+    pytest.mark.usefixtures("images"),
+]

@@ -1,0 +1,23 @@
+"""The quickest of the matrix on podman; the rest of it is ``test_matrix``, with ``-m slow``."""
+
+from __future__ import annotations
+
+from tests.docker_matrix.test_bombs import (
+    test_exec_then_counts_in_the_same_memcg,
+    test_exec_when_done_behind_our_back_then_is_reported_as_a_breach,
+    test_kill_when_done_behind_our_back_then_is_noticed,
+    test_shell_bomb_then_its_limit_is_never_passed,
+)
+from tests.docker_matrix.test_clients import (
+    test_patch_when_code_knows_docker_py_only_then_contains_it,
+)
+from tests.docker_matrix.test_shapes import test_exit_status_then_is_the_containers
+
+__all__ = [
+    "test_exec_then_counts_in_the_same_memcg",
+    "test_exec_when_done_behind_our_back_then_is_reported_as_a_breach",
+    "test_exit_status_then_is_the_containers",
+    "test_kill_when_done_behind_our_back_then_is_noticed",
+    "test_patch_when_code_knows_docker_py_only_then_contains_it",
+    "test_shell_bomb_then_its_limit_is_never_passed",
+]

@@ -1,0 +1,1 @@
+"""Helpers of the tests: compile the test programs, and measure boxes from outside."""

@@ -6,6 +6,7 @@ import os
 import select
 import threading
 import time
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import tenacity
 
 from kmem_harness.core.errors import ShimError, UnsupportedHostError
 from kmem_harness.runtimes import wrapping
+from kmem_harness.runtimes.followed import Followed
 from kmem_harness.runtimes.local import SHIM
 from kmem_harness.runtimes.spec import ExitStatus
 from kmem_harness.runtimes.streams import Streams
@@ -59,6 +61,7 @@ class DockerBox:
         self.rewrite: Callable[[ContainerSpec], None] = lambda _: None
         self._runtime = runtime
         self._streams: Streams | None = None
+        self._followed: weakref.WeakSet[Followed] = weakref.WeakSet()
         self._pidfd = -1
         self._taking = threading.RLock()
         self._status: ExitStatus | None = None
@@ -92,6 +95,9 @@ class DockerBox:
                 return action()
         if name == "remove":
             with self._taking, self.box.step("remove"):
+                if not self._is_held():
+                    for followed in list(self._followed):
+                        followed.read_ahead()
                 result = action()
                 self._forget()
             return result
@@ -251,6 +257,15 @@ class DockerBox:
             },
             "breaches": list(self._breaches),
         }
+
+    def follow(self, logs: Callable[..., Any], how: dict[str, Any]) -> Any:
+        """Follow the log through docker-py's *logs*, asked to do so as *how* says."""
+        followed = Followed(
+            logs(**{**how, "stream": True, "follow": True}),
+            lambda: logs(**{**how, "stream": True, "follow": False}),
+        )
+        self._followed.add(followed)
+        return followed if how["stream"] else b"".join(followed)
 
     # -- what the engine did by itself -------------------------------------------------------
 

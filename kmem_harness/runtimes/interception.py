@@ -8,6 +8,7 @@ not ask for kernel memory goes straight on to docker-py.
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any, Protocol
 
 import docker
@@ -111,6 +112,26 @@ def _update(
     return original(container, **others) if others else {"Warnings": None}
 
 
+def _logs(
+    door: Door,
+    api: Any,
+    original: Callable[..., Any],
+    container: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    running = _find(door, api, container)
+    asked = _LOGS.bind(api, container, *args, **kwargs)
+    asked.apply_defaults()
+    _, _, *options = asked.arguments
+    how = {name: asked.arguments[name] for name in options}
+    follow = how["stream"] if how["follow"] is None else how["follow"]
+    # The last so many lines are others once the log has grown: what is missing could not be told.
+    if running is None or not follow or how["tail"] != "all":
+        return original(container, *args, **kwargs)
+    return running.follow(functools.partial(original, container), how)
+
+
 def _step(name: str) -> Callable[..., Any]:
     def intercepted(
         door: Door,
@@ -127,10 +148,13 @@ def _step(name: str) -> Callable[..., Any]:
     return intercepted
 
 
+_LOGS = inspect.signature(docker.APIClient.logs)
+
 INTERCEPTED: dict[str, Callable[..., Any]] = {
     "create_container_from_config": _create,
     "exec_create": _exec_create,
     "update_container": _update,
+    "logs": _logs,
     "start": _step("start"),
     "restart": _step("restart"),
     "stop": _step("stop"),

@@ -63,6 +63,7 @@ FOREIGN: dict[str, set[str]] = {
     "hookspecs": {"pluggy"},
     "hooks": {"pluggy"},
     "runtimes": {"docker", "requests", "structlog", "tenacity"},
+    "runtimes.followed": {"docker", "typing_extensions"},
     **{f"runtimes.{name}": set() for name in ("backstop", "command", "local", "spec")},
     "handles": set(),
     "box": {"typing_extensions"},

@@ -274,6 +274,7 @@ class Box:
             "notifications": account["notifications"],
             "census": account["census"],
             "events_lost": account["events_lost"],
+            "timeline": account["timeline"],
             "controller_died": self.controller_died,
             **self.running.describe(),
         }
@@ -418,5 +419,6 @@ class Box:
                 "notifications": 0,
                 "census": {"count": 0, "seconds": 0.0},
                 "events_lost": 0,
+                "timeline": {"began": 0.0, "seconds": [], "usage": [], "refused": [], "live": {}},
             },
         }

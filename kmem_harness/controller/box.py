@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from kmem_harness.controller.timeline import Timeline
 from kmem_harness.core.errors import AccountingError
 from kmem_harness.interposer.census import comm_of, tgid_of
 
@@ -138,6 +139,7 @@ class Box:
         self.census_began = 0.0
         self.census_seconds = 0.0
         self.census_last_seconds = 0.0
+        self.timeline = Timeline()
 
     # -- charges ---------------------------------------------------------------------------
 
@@ -151,6 +153,11 @@ class Box:
         """Take back a charge whose call never ran."""
         kind.live -= 1
         self.memcg.uncharge(kind.nbytes)
+
+    def note_usage(self, *, last: bool = False) -> None:
+        """Note on the timeline how things stand; called where something rare has happened."""
+        live = (kind.live for kind in self.kinds.values())
+        self.timeline.note(self.memcg.kmem.usage, self.refusals, live, last=last)
 
     def unproven_bytes(self) -> int:
         """Sum the charges of clones that may or may not have happened yet."""
@@ -171,6 +178,7 @@ class Box:
         self.census_last_seconds = time.monotonic() - began
         self.census_seconds += self.census_last_seconds
         self.censuses += 1
+        self.note_usage()
 
     def reconcile(self, found: Tasks) -> None:
         """Lower the books to what *found* and the open tickets account for; never raise them."""
@@ -210,6 +218,7 @@ class Box:
                 raise AccountingError(message)
             self.memcg.uncharge(kind.live * kind.nbytes)
             kind.live = 0
+        self.note_usage(last=True)
 
     # -- refusals --------------------------------------------------------------------------
 
@@ -222,6 +231,7 @@ class Box:
         """
         self.refusals += 1
         kind.refused += 1
+        self.note_usage()
         if caller is None:
             return {}
         pid, tid, comm = caller
@@ -267,6 +277,7 @@ class Box:
             "notifications": self.notifications,
             "census": {"count": self.censuses, "seconds": round(self.census_seconds, 6)},
             "events_lost": self.events.lost if self.events else 0,
+            "timeline": self.timeline.report(self.kinds),
         }
 
     def release(self) -> None:

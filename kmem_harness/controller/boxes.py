@@ -10,6 +10,7 @@ import errno
 import os
 import select
 import signal
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,10 @@ __all__ = ["Boxes", "memcg_report"]
 
 #: A parked call is looked at again this often.
 _TICK_SECONDS = 0.001
+#: Running boxes are looked at this often for their timelines, unless that takes long: a hundredth
+#: of the time at most.
+_LOOK_SECONDS = 0.1
+_LOOK_REST = 100.0
 #: How long the end of a box waits for its last task to let go of the filter.
 _LAST_TASK_SECONDS = 2.0
 _ALWAYS_DENIED = dict.fromkeys(
@@ -92,6 +97,7 @@ class Boxes:
         self._running: dict[str, _Running] = {}
         self._gate = Gate(self.all, on_refusal)
         self._ticking = False
+        self._looking = False
         self._architecture = native_architecture()
 
     def all(self) -> list[Box]:
@@ -218,6 +224,7 @@ class Boxes:
             self._started(running, ShimError(message, step="count tasks", errno=error.errno or 0))
             return False
         box.listeners.append(listener)
+        self._keep_looking()
         self._loop.watch(listener.fd, lambda events: self._notified(running, listener, events))
         if not taken.joined:
             running.filter_flags = taken.flags
@@ -296,6 +303,23 @@ class Boxes:
         self._ticking = self._gate.has_parked
         if self._ticking:
             self._loop.call_later(_TICK_SECONDS, self._tick)
+
+    def _keep_looking(self) -> None:
+        if not self._looking:
+            self._looking = True
+            self._loop.call_later(_LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Note what the boxes use now, as long as any runs."""
+        began = time.monotonic()
+        running = [box for box in self.all() if box.listeners]
+        for box in running:
+            self._gate.look(box)
+        self._looking = bool(running)
+        if running:
+            wide = min(box.timeline.slot_seconds for box in running)
+            took = time.monotonic() - began
+            self._loop.call_later(max(_LOOK_SECONDS, wide, took * _LOOK_REST), self._look)
 
     def _target_died(self, running: _Running) -> None:
         """Let nothing new be made: a box ends with its first process."""

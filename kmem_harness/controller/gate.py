@@ -123,6 +123,11 @@ class Gate:
         for box in self._below([below]):
             box.take_census(clone_is_over)
 
+    def look(self, box: Box) -> None:
+        """See how *box* is doing now, for its timeline, with a census if one is due."""
+        self._census_if_due(box, time.monotonic(), forced=False)
+        box.note_usage()
+
     # -- near a limit, or at a new peak ------------------------------------------------------
 
     def _decide(self, call: _Parked) -> None:
@@ -134,6 +139,7 @@ class Gate:
             self._confirm_peak(box, kind.nbytes)
             box.memcg.charge(kind.nbytes)
             self._let_run(box, call.listener, call.id, call.tid, call.price, kind, None)
+            box.note_usage()
             return
         now = time.monotonic()
         too_late = now >= call.deadline
@@ -158,6 +164,7 @@ class Gate:
             message = f"{box.memcg.path} had room for {kind.nbytes} bytes and refused them"
             raise AccountingError(message)
         self._let_run(box, call.listener, call.id, call.tid, call.price, kind, before)
+        box.note_usage()
 
     def _refuse(self, call: _Parked) -> None:
         box, kind, listener = call.box, call.kind, call.listener

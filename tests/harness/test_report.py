@@ -56,6 +56,7 @@ REPORT = {
     "isolation": str,
     "census": {"count": int, "seconds": float},
     "events_lost": int,
+    "timeline": {"began": float, "seconds": list, "usage": list, "refused": list, "live": dict},
     "controller_died": bool,
 }
 
@@ -209,3 +210,32 @@ def test_events_when_file_is_full_then_lost_ones_are_counted(harness):
         forker.finish()
         report = forker.box.report()
     assert report["events_lost"] == report["refusals"]["total"] == 1
+
+
+def test_timeline_when_a_limit_was_met_then_rises_to_it_and_ends_at_nothing(harness):
+    with Forker(harness, kmem_limit=3 * TASK) as forker:
+        assert forker.fork(5) == (3, "ENOMEM")
+        forker.reap(2)
+        forker.finish()
+        report = forker.box.report()
+    timeline = report["timeline"]
+    seconds, usage = timeline["seconds"], timeline["usage"]
+    assert abs(timeline["began"] - time.time()) < 60
+    assert seconds == sorted(seconds)
+    assert 0 <= seconds[0] <= seconds[-1] <= report["wall_seconds"] + 1
+    assert max(usage) == report["memcg"]["kmem"]["max_usage"] == 3 * TASK
+    assert usage[-1] == 0
+    assert usage == [TASK * live for live in timeline["live"]["task"]]
+    assert timeline["refused"] == sorted(timeline["refused"])
+    assert timeline["refused"][-1] == report["refusals"]["total"] == 1
+    assert len(seconds) == len(usage) == len(timeline["refused"])
+
+
+def test_timeline_when_a_box_only_waits_then_is_looked_at_all_the_same(harness):
+    with harness.run(["sh", "-c", "sleep 0.5 & wait"], kmem_limit=9 * TASK) as box:
+        assert box.wait(timeout=30) == 0
+        timeline = box.report()["timeline"]
+    waited = [
+        at for at, live in zip(timeline["seconds"], timeline["live"]["task"], strict=True) if live
+    ]
+    assert waited[-1] - waited[0] > 0.2

@@ -92,7 +92,7 @@ def cli() -> None:
     type=click.Choice(["user", "pid", "none"]),
     help="Namespaces for the box (default: the best this host allows).",
 )
-@click.option("--report", metavar="FILE.json", help="Write the report there.")
+@click.option("--report", metavar="FILE", help="Write the report there: FILE.json, or FILE.html.")
 @click.option("--events", metavar="FILE.jsonl", help="Write every refusal there, one a line.")
 @click.option("--quiet", is_flag=True, help="Leave out the summary line on standard error.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)

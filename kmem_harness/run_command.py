@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import select
+import shlex
 import signal
 import socket
 import sys
+import textwrap
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -178,7 +180,13 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def write_report(path: str, report: dict[str, Any]) -> None:
-    """Write *report* as JSON, whole or not at all."""
+    """Write *report* as JSON or, by the name's end, as a page; whole or not at all."""
+    if path.endswith(".html"):
+        from kmem_harness.report import write_html  # noqa: PLC0415 - heavy: only if asked for
+
+        title = textwrap.shorten(shlex.join(report["command"]), 80, placeholder=" ...")
+        write_html(path, [report], title=title or report["memcg"]["path"])
+        return
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -192,9 +200,14 @@ def write_report(path: str, report: dict[str, Any]) -> None:
 
 
 def _check_report_path(path: str) -> None:
-    if not path.endswith(".json"):
-        message = f"report {path!r}: only .json reports can be written so far"
+    if not path.endswith((".json", ".html")):
+        message = f"report {path!r}: name a file that ends in .json or in .html"
         raise ConfigurationError(message)
+    if path.endswith(".html"):
+        from kmem_harness.report import require  # noqa: PLC0415 - heavy: only if asked for
+
+        require("jinja2")
+        require("plotly.offline")
     folder = os.path.dirname(path) or "."
     if not os.access(folder, os.W_OK | os.X_OK):
         message = f"report {path!r}: cannot write in {folder!r}; make the folder first"

@@ -44,13 +44,15 @@ class Timeline:
         """
         now = time.monotonic() - self._zero
         points = self._points
+        in_slot = not last and now - self._slot_began < self._slot_seconds
+        if in_slot and usage <= points[-1][1]:
+            return
         point = (now, usage, refused, tuple(live))
+        if in_slot:
+            points[-1] = point
+            return
         if len(points) > 1 and points[-1][1:] == points[-2][1:] == point[1:]:
             points[-1] = point  # a level line needs its two ends
-            return
-        if not last and now - self._slot_began < self._slot_seconds:
-            if points and usage > points[-1][1]:
-                points[-1] = point
             return
         self._slot_began = now
         points.append(point)

@@ -30,6 +30,8 @@ _SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 _SHOWN_CARDS = 5
 _SHOWN_COMMAND = 60
 _DEFAULT_KERNEL = "5.10"
+_DEFAULT_RUNTIME = "local"
+_RUNTIMES = ("local", "docker")
 
 # What a marker may say. Its text stands in messages, so it is written as a user writes it.
 _LIMIT_KMEM = inspect.signature(lambda size, kinds=None, mode="enforce": None)  # noqa: ARG005
@@ -37,7 +39,12 @@ _LIMIT_KMEM = inspect.signature(lambda size, kinds=None, mode="enforce": None)  
 _OPTIONS = (
     ("limit", "", "kernel-memory limit of each test's memcg, such as 8M (default: none)"),
     ("kernel", _DEFAULT_KERNEL, "kernel to emulate: v4, 3.8, 3.12 or 5.10"),
-    ("runtime", "local", "where containers without an image run: local"),
+    (
+        "runtime",
+        _DEFAULT_RUNTIME,
+        "where containers without an image of their own run: local or docker",
+    ),
+    ("image", "", "image of docker containers that name none (default: none)"),
 )
 
 
@@ -48,6 +55,7 @@ class Settings:
     limit: str | None
     kernel: str
     runtime: str
+    image: str | None
     require: bool
 
 
@@ -62,13 +70,13 @@ class _Limit:
 class ContainerFactory:
     """Start containers under one test's memcg; all of them end with the test."""
 
-    def __init__(self, harness: Harness, memcg: MemcgHandle, mode: str, *, require: bool) -> None:
-        """Start them in *harness*, below *memcg*; *require* says whether not to skip."""
+    def __init__(self, harness: Harness, memcg: MemcgHandle, mode: str, settings: Settings) -> None:
+        """Start them in *harness*, below *memcg*, where *settings* say and the call does not."""
         self.boxes: list[Box] = []
         self.memcg = memcg
         self._harness = harness
         self._mode = mode
-        self._require = require
+        self._settings = settings
 
     def __call__(
         self,
@@ -79,18 +87,22 @@ class ContainerFactory:
     ) -> Box:
         """Start *command*; *kmem_limit* is this container's own, below the test's.
 
-        With *image* it is a Docker container, whose image may have a command of its own.
+        With *image*, or where ``--kmem-runtime`` says so, it is a Docker container, whose image may
+        have a command of its own.
         Further options are those of ``Harness.run``. Raises: what that raises; the test is skipped
         (with ``--kmem-require``, failed) where this host cannot enforce the limit.
         """
         from kmem_harness.core.errors import UnsupportedHostError
 
         options.setdefault("mode", self._mode)
+        options.setdefault("runtime", "docker" if image else self._settings.runtime)
+        if options["runtime"] == "docker":
+            image = image or self._settings.image
         child = self.memcg.child(f"c{len(self.boxes) + 1}", kmem_limit)
         try:
             box = self._harness.run(command, image=image, memcg=child, **options)
         except UnsupportedHostError as error:
-            _cannot_enforce(error, require=self._require)
+            _cannot_enforce(error, require=self._settings.require)
         self.boxes.append(box)
         return box
 
@@ -127,12 +139,14 @@ def pytest_configure(config: pytest.Config) -> None:
     settings = Settings(
         limit=limit or None,
         kernel=_setting(config, "kernel", _DEFAULT_KERNEL),
-        runtime=_setting(config, "runtime", "local"),
+        runtime=_setting(config, "runtime", _DEFAULT_RUNTIME),
+        image=_setting(config, "image", "") or None,
         require=bool(config.getoption("--kmem-require"))
         or os.environ.get("KMEM_HARNESS_REQUIRE", "0") not in {"", "0"},
     )
-    if settings.runtime != "local":
-        message = f"{_sources('runtime')}: {settings.runtime!r} is not known; known is 'local'"
+    if settings.runtime not in _RUNTIMES:
+        known = "'local' and 'docker'"
+        message = f"{_sources('runtime')}: {settings.runtime!r} is not known; known are {known}"
         raise pytest.UsageError(message)
     if limit:
         _check_size(limit, _sources("limit"))
@@ -144,7 +158,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say which settings are in force, where they are not the defaults."""
     settings = config.stash[_SETTINGS]
-    if settings == Settings(None, _DEFAULT_KERNEL, "local", settings.require):
+    default = Settings(None, _DEFAULT_KERNEL, _DEFAULT_RUNTIME, None, settings.require)
+    if settings == default:
         return None
     limit = settings.limit or "none"
     return f"kmem: limit {limit}, kernel {settings.kernel}, runtime {settings.runtime}"
@@ -213,7 +228,7 @@ def kmem_container(
         kmem_harness,
         kmem_memcg,
         _limit_of(request.node).mode,
-        require=request.config.stash[_SETTINGS].require,
+        request.config.stash[_SETTINGS],
     )
     request.node.stash[_FACTORY] = factory
     yield factory

@@ -48,7 +48,7 @@ def test_bad():
         (["--kmem-limit=lots"], ["--kmem-limit", "lots", "8MiB"]),
         (["--kmem-limit=1"], ["--kmem-limit", "'1'", "below one page"]),
         (["--kmem-kernel=4.4"], ["--kmem-kernel", "4.4", "3.12"]),
-        (["--kmem-runtime=podman"], ["--kmem-runtime", "podman", "local"]),
+        (["--kmem-runtime=podman"], ["--kmem-runtime", "podman", "local", "docker"]),
     ],
     ids=lambda value: value[0],
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 import click
 
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
+from kmem_harness.demos.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,8 +128,10 @@ def doctor(*, as_json: bool) -> NoReturn:
 
 
 @cli.command(epilog=_EPILOG)
-@click.argument("name", type=click.Choice(["fork-bomb"]))
-@click.option("--kmem-limit", metavar="SIZE", default="8M", show_default=True)
+@click.argument("name", type=click.Choice(list(SCENARIOS)))
+@click.option(
+    "--kmem-limit", metavar="SIZE", help="Limit of what misbehaves (default: the demo's)."
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(0.5, 60),
@@ -142,17 +145,22 @@ def doctor(*, as_json: bool) -> NoReturn:
     "--picture", metavar="FILE.svg", help="Draw what the terminal shows at the end there."
 )
 def demo(
-    name: str, kmem_limit: str, seconds: float, kernel: str, runtime: str, picture: str | None
+    name: str,
+    kmem_limit: str | None,
+    seconds: float,
+    kernel: str,
+    runtime: str,
+    picture: str | None,
 ) -> NoReturn:
-    """Show a real fork bomb beside a neighbour that measures its own latency.
+    """Show a program that misbehaves beside a neighbour that measures its own latency.
 
     First without a limit, inside a hard bound of the kernel's; then under a kmem limit.
     """
-    from kmem_harness.demos.show_fork_bomb import show
+    from kmem_harness.demos.show import show
 
-    del name  # there is one so far
     sys.exit(
         show(
+            name,
             kmem_limit=kmem_limit,
             seconds=seconds,
             kernel=kernel,

@@ -1,22 +1,19 @@
 """Light the shell's fork bomb, and light it again whenever it dies out. Knows nothing of limits.
 
-A program of its own, run as ``python -I -S shell_bomb.py SECONDS [MOST]``. A shell gives up at its
-first fork that fails for lack of memory, so one bomb soon smoulders; this keeps it burning until
-SECONDS are over. With MOST, it first gives up root and takes a limit of MOST tasks from the kernel
-itself (RLIMIT_NPROC), for hosts where there is no pids cgroup to hold it.
+A program of its own, run as ``python -I -S shell_bomb.py SECONDS``. A shell gives up at its first
+fork that fails for lack of memory, so one bomb soon smoulders; this keeps it burning until SECONDS
+are over.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from time import monotonic, sleep
 
 __all__ = ["main"]
 
 _LONGEST_SECONDS = 60.0
-_NOBODY = 65534
 _PAUSE_SECONDS = 0.02
 # ``:(){ :|:& };:`` under a name that dash takes, too. sh and not bash: that one answers a failed
 # fork with seconds of sleep, and a bomb that sleeps shows nothing.
@@ -27,8 +24,6 @@ _BOMB = "b(){ b|b& };b"
 def main(arguments: list[str]) -> int:
     """Burn as the command line says."""
     seconds = min(float(arguments[0]), _LONGEST_SECONDS)
-    if arguments[1:]:
-        _hold_back(int(arguments[1]))
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(silence, stream)
@@ -41,14 +36,6 @@ def main(arguments: list[str]) -> int:
         _collect()
         sleep(_PAUSE_SECONDS)
     return 0
-
-
-def _hold_back(most: int) -> None:
-    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
 
 
 def _collect() -> None:

@@ -102,9 +102,13 @@ def test_command_line_when_run_in_a_container_then_streams_and_status_are_the_co
     assert process.returncode == 3
 
 
-def test_demo_when_in_docker_then_contains_the_bomb_and_leaves_nothing(engine, usable):
+@pytest.mark.parametrize(
+    "name", ["fork-bomb", pytest.param("noisy-neighbour", marks=pytest.mark.slow)]
+)
+def test_demo_when_in_docker_then_contains_the_culprit_and_leaves_nothing(name, engine, usable):
     before = containers(engine), {image.id for image in engine.client.images.list()}
-    process = cli("demo", "fork-bomb", "--runtime", "docker", "--seconds", "1")
+    words = ("--runtime", "docker", "--seconds", "0.5", "--kmem-limit", "1M")
+    process = cli("demo", name, *words)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, output + errors
     assert "left afterwards: nothing" in output

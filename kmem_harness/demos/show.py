@@ -1,4 +1,4 @@
-"""Show a fork bomb and its neighbour, first without a kmem limit, then with one."""
+"""Show a scenario: what misbehaves and its neighbour, first without a kmem limit, then with one."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rich.text import Text
 
 from kmem_harness.core.errors import UnsupportedHostError
 from kmem_harness.core.sizes import format_size, parse_size
+from kmem_harness.demos.scenarios import SCENARIOS
 from kmem_harness.harness import Harness
 from kmem_harness.interposer.census import DescendantCensus, NamespaceCensus, TaskCensus
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
+    from kmem_harness.demos.scenarios import Scenario
     from kmem_harness.harness import Box
 
 __all__ = ["show"]
@@ -54,49 +56,51 @@ class _Phase:
 
 
 def show(
+    name: str,
     *,
-    kmem_limit: str,
+    kmem_limit: str | None,
     seconds: float,
     kernel: str,
     picture: str | None = None,
     runtime: str = "local",
 ) -> int:
-    """Run the demo; 0 if the bomb was contained and nothing is left, else 1.
+    """Run the demo *name*; 0 if the culprit was contained and nothing is left, else 1.
 
+    *kmem_limit* is what it is given, by default what the scenario says;
     *picture* names an SVG file that shows what the terminal does in the end.
 
     Raises: ConfigurationError, UnsupportedHostError before anything starts.
     """
     console = Console(record=picture is not None, width=80 if picture else None)
-    limit = parse_size(kmem_limit)
-    console.print(
-        "[bold]:(){ :|:& };:[/bold]  a fork bomb, and a neighbour that measures its own latency",
-        highlight=False,
-    )
-    calm = _Phase("no bomb", "")
+    scenario = SCENARIOS[name]
+    limit = parse_size(kmem_limit or scenario.kmem_limit)
+    console.print(f"[bold]{scenario.headline}[/bold]  {scenario.about}", highlight=False)
+    calm = _Phase(f"no {scenario.culprit}", "")
     free = _Phase("no kmem limit", f"{_HARD_BOUND} tasks (pids)")
     held = _Phase(f"kmem limit {format_size(limit)}", f"{format_size(limit)} of kmem")
     with Harness(kernel) as harness, _place(harness, runtime) as where:
         with Live(console=console, transient=True) as live:
             run = functools.partial(_run_phase, harness, where, live)
-            run(calm, bomb_seconds=0, seconds=_CALM_SECONDS, kmem_limit=None)
-            run(free, bomb_seconds=seconds, seconds=seconds, kmem_limit=None)
-            run(held, bomb_seconds=seconds, seconds=seconds, kmem_limit=limit)
+            run(calm, None, seconds=min(_CALM_SECONDS, seconds), kmem_limit=None)
+            run(free, scenario, seconds=seconds, kmem_limit=None)
+            run(held, scenario, seconds=seconds, kmem_limit=limit)
         directory = harness.controller.directory
         left = [*free.left, *held.left, *_containers_left(harness, runtime)]
     if os.path.exists(directory):
         left.append(directory)
-    _print_table(console, [calm, free, held])
+    _print_table(console, scenario, [calm, free, held])
     if held.first is not None:
         _print_card(console, held.first)
     contained = held.refusals > 0 and held.max_usage <= limit and not left
     console.print("left afterwards: " + (", ".join(left) if left else "nothing"))
     if contained:
-        console.print("[bold green]contained:[/bold green] the bomb ran into its own limit.")
+        console.print(
+            f"[bold green]contained:[/bold green] the {scenario.culprit} ran into its own limit."
+        )
     else:
         console.print("[bold red]not contained[/bold red]: see the table above.")
     if picture is not None:
-        drawing = console.export_svg(title="kmem-harness demo fork-bomb")
+        drawing = console.export_svg(title=f"kmem-harness demo {name}")
         with open(picture, "w", encoding="utf-8") as file:
             # Self-contained: whoever looks at it asks nobody else for a font.
             file.write(re.sub(r"@font-face \{.*?\}\n", "", drawing, flags=re.DOTALL))
@@ -129,8 +133,8 @@ def _run_phase(
     where: dict[str, Any],
     live: Live,
     phase: _Phase,
+    scenario: Scenario | None,
     *,
-    bomb_seconds: float,
     seconds: float,
     kmem_limit: int | None,
 ) -> None:
@@ -140,29 +144,38 @@ def _run_phase(
         **where,
     )
     with neighbour:
-        if bomb_seconds:
-            with _light(harness, where, bomb_seconds, kmem_limit) as bomb:
-                _watch(bomb, phase, live, bomb_seconds)
-                bomb.kill()
-            _settle(bomb, phase)
-        else:
+        if scenario is None:
             live.update(Text(f"  {phase.title} ..."))
+        else:
+            program = os.path.join(_HERE, scenario.program)
+            with _start(harness, where, program, seconds, kmem_limit) as culprit:
+                _watch(culprit, phase, live, seconds, scenario.refused)
+                culprit.kill()
+            _settle(culprit, phase)
         output, _ = neighbour.communicate()
         neighbour.wait()
     phase.neighbour = json.loads(output)
 
 
-def _light(harness: Harness, where: dict[str, Any], seconds: float, kmem_limit: int | None) -> Box:
-    command = [*_PYTHON, os.path.join(_HERE, "shell_bomb.py"), f"{seconds + 5:.1f}"]
+def _start(
+    harness: Harness, where: dict[str, Any], program: str, seconds: float, kmem_limit: int | None
+) -> Box:
+    command = [program, f"{seconds + 5:.1f}"]
     try:
-        return harness.run(command, kmem_limit=kmem_limit, pids_max=_HARD_BOUND, **where)
-    except UnsupportedHostError:  # root without a pids cgroup: the bomb gives up root
-        return harness.run([*command, str(_HARD_BOUND)], kmem_limit=kmem_limit)
+        return harness.run(
+            [*_PYTHON, *command], kmem_limit=kmem_limit, pids_max=_HARD_BOUND, **where
+        )
+    except UnsupportedHostError:
+        if where:
+            raise
+        # There is no pids cgroup for us to use.
+        held_back = [os.path.join(_HERE, "hold_back.py"), str(_HARD_BOUND), *command]
+        return harness.run([*_PYTHON, *held_back], kmem_limit=kmem_limit)
 
 
-def _watch(bomb: Box, phase: _Phase, live: Live, seconds: float) -> None:
-    """Count the bomb's tasks from outside, for as long as it may burn."""
-    census = _outside_census(bomb)
+def _watch(culprit: Box, phase: _Phase, live: Live, seconds: float, refused: str) -> None:
+    """Count its tasks from outside, for as long as it may burn."""
+    census = _outside_census(culprit)
     before: frozenset[str] = frozenset()
     end = time.monotonic() + seconds
     try:
@@ -173,43 +186,43 @@ def _watch(bomb: Box, phase: _Phase, live: Live, seconds: float) -> None:
                 now_alive = census.processes()
                 before, tasks = now_alive, len(before & now_alive)
                 phase.tasks = max(phase.tasks, tasks)
-                live.update(_line(phase, tasks, end - now, bomb))
+                live.update(_line(phase, tasks, end - now, culprit, refused))
             time.sleep(_LOOK_SECONDS)
     finally:
         census.close()
 
 
-def _outside_census(bomb: Box) -> TaskCensus:
-    init = bomb.running.init_pid
-    if bomb.isolation == "none":
+def _outside_census(culprit: Box) -> TaskCensus:
+    init = culprit.running.init_pid
+    if culprit.isolation == "none":
         return DescendantCensus(init, frozenset())
     return NamespaceCensus(init, frozenset({"1"}))
 
 
-def _line(phase: _Phase, tasks: int, left_seconds: float, bomb: Box) -> Text:
+def _line(phase: _Phase, tasks: int, left_seconds: float, culprit: Box, refused: str) -> Text:
     line = f"  {phase.title}: {tasks:5d} tasks alive, at most {phase.tasks:5d}"
-    if bomb.filtered:
-        report = bomb.report()
+    if culprit.filtered:
+        report = culprit.report()
         kmem = report["memcg"]["kmem"]
         line += (
             f", kmem {format_size(kmem['usage'])} of {format_size(kmem['limit'])}"
-            f", {report['refusals']['total']} forks refused"
+            f", {report['refusals']['total']} {refused} refused"
         )
     return Text(f"{line}   ({left_seconds:.1f} s left)")
 
 
-def _settle(bomb: Box, phase: _Phase) -> None:
-    report = bomb.report()
+def _settle(culprit: Box, phase: _Phase) -> None:
+    report = culprit.report()
     phase.refusals = report["refusals"]["total"]
     phase.first = report["refusals"]["first"]
     phase.max_usage = report["memcg"]["kmem"]["max_usage"]
-    if os.path.exists(f"/proc/{bomb.running.init_pid}"):
-        phase.left.append(f"process {bomb.running.init_pid}")
+    if os.path.exists(f"/proc/{culprit.running.init_pid}"):
+        phase.left.append(f"process {culprit.running.init_pid}")
     if report["memcg"]["kmem"]["usage"]:
         phase.left.append(f"{report['memcg']['kmem']['usage']} bytes charged")
 
 
-def _print_table(console: Console, phases: Sequence[_Phase]) -> None:
+def _print_table(console: Console, scenario: Scenario, phases: Sequence[_Phase]) -> None:
     table = Table()
     table.add_column("")
     for phase, style in zip(phases, ("dim", "red", "green"), strict=True):
@@ -221,7 +234,7 @@ def _print_table(console: Console, phases: Sequence[_Phase]) -> None:
             [str(phase.tasks) if phase.bound else "-" for phase in phases],
         ),
         (
-            "forks refused",
+            f"{scenario.refused} refused",
             [str(phase.refusals) if phase.bound else "-" for phase in phases],
         ),
         ("neighbour: p50", [_ms(phase, "p50_us") for phase in phases]),

@@ -1,0 +1,30 @@
+"""Each demo contains what misbehaves, shows its neighbour's latency, and leaves nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kmem_harness.demos.scenarios import SCENARIOS
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_demo_then_contains_the_culprit_and_leaves_nothing(name: str) -> None:
+    command = [sys.executable, "-m", "kmem_harness.cli", "demo", name]
+    ended = subprocess.run(
+        [*command, "--seconds", "0.5", "--kmem-limit", "1M"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "left afterwards: nothing" in ended.stdout
+    assert "contained: the " in ended.stdout
+    assert "neighbour: p99" in ended.stdout

@@ -14,7 +14,7 @@ from kmem_harness.controller.client import Controller, ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.sizes import UNLIMITED
-from kmem_harness.costs.kinds import modelled_syscalls
+from kmem_harness.costs.kinds import check_kinds, modelled_syscalls
 from kmem_harness.costs.table import load_costs
 from kmem_harness.handles import TRACK_ONLY, Counter, MemcgHandle, make_memcg, set_limits
 from kmem_harness.hooks import Hooks, PluginError
@@ -117,6 +117,7 @@ class Harness:
         memory_limit: str | int | None = None,
         memcg: MemcgHandle | str | None = None,
         mode: str = "enforce",
+        kinds: Sequence[str] | None = None,
         runtime: str | None = None,
         image: str | None = None,
         env: Mapping[str, str] | None = None,
@@ -131,7 +132,8 @@ class Harness:
         """Start *command* in a box of its own; give it once its limits bind it.
 
         Limits are of the box's memcg, which is made for it unless *memcg* names one. *mode*
-        "observe" charges and refuses nothing. *pids_max* is a hard bound by the kernel itself,
+        "observe" charges and refuses nothing. *kinds* names the kinds of objects that are charged,
+        all by default. *pids_max* is a hard bound by the kernel itself,
         in tasks. *events* is a descriptor that every refusal is appended to as a JSON line.
 
         *runtime* "docker", or an *image*, runs a container: *command* is optional then, its output
@@ -164,6 +166,7 @@ class Harness:
             memory_limit=memory_limit,
             memcg=memcg,
             mode=mode,
+            kinds=kinds,
             events=events,
         )
         try:
@@ -207,6 +210,7 @@ class Harness:
         memory_limit: str | int | None = None,
         memcg: MemcgHandle | str | None = None,
         mode: str = "enforce",
+        kinds: Sequence[str] | None = None,
         events: int | None = None,
     ) -> Box:
         """Open the account of a box that *runtime* is about to create; see :meth:`run`.
@@ -216,6 +220,7 @@ class Harness:
         if mode not in ("enforce", "observe"):
             message = f"mode {mode!r} is not known; known are 'enforce' and 'observe'"
             raise ConfigurationError(message)
+        priced = self._kinds(kinds)
         own = memcg is None
         path = f"/{runtime.name}/{spec.name}"
         with ExitStack() as undo:
@@ -236,7 +241,7 @@ class Harness:
                 observe=mode == "observe",
                 isolation=runtime.isolation,
                 lasting=runtime.lasting,
-                kinds=self._kinds(),
+                kinds=priced,
             )
             undo.pop_all()
         session = Session(
@@ -287,7 +292,9 @@ class Harness:
         with suppress(ControllerDiedError, OSError):  # it may never have been made
             self.controller.remove(memcg)
 
-    def _kinds(self) -> dict[str, dict[str, Any]]:
+    def _kinds(self, chosen: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+        """Price each kind of object; one that was not chosen costs nothing, and is not trapped."""
+        charged = check_kinds(chosen)
         # clone itself fails with ENOMEM, whatever a library makes of it (K91, K92).
         prices = {
             name: kind.nbytes
@@ -295,7 +302,11 @@ class Harness:
             if name in ("task", "thread")
         }
         return {
-            name: {"nbytes": nbytes, "errno": errno.ENOMEM, "errno_name": "ENOMEM"}
+            name: {
+                "nbytes": nbytes if name in charged else 0,
+                "errno": errno.ENOMEM,
+                "errno_name": "ENOMEM",
+            }
             for name, nbytes in self._ask_prices(prices).items()
         }
 

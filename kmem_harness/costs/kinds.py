@@ -7,8 +7,21 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["SYSCALL_KINDS", "Modelled", "PassedThrough", "markdown", "modelled_syscalls"]
+from kmem_harness.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "SYSCALL_KINDS",
+    "Modelled",
+    "PassedThrough",
+    "check_kinds",
+    "markdown",
+    "modelled_syscalls",
+]
 
 _CLONE_THREAD = 0x00010000
 
@@ -93,6 +106,30 @@ SYSCALL_KINDS: dict[str, Modelled | PassedThrough] = {
 def modelled_syscalls() -> dict[str, Modelled]:
     """Give the calls that are charged, by name: those the filter has to trap."""
     return {name: entry for name, entry in SYSCALL_KINDS.items() if isinstance(entry, Modelled)}
+
+
+def check_kinds(kinds: Sequence[str] | None) -> frozenset[str]:
+    """Give the kinds of objects that *kinds* names, all of them for ``None``.
+
+    Raises: ConfigurationError for one that no system call makes, for none at all, and for a string.
+    """
+    known = {
+        kind
+        for entry in modelled_syscalls().values()
+        for kind in (entry.kind, entry.kind_if_set)
+        if kind
+    }
+    if kinds is None:
+        return frozenset(known)
+    named = ", ".join(repr(kind) for kind in sorted(known))
+    if isinstance(kinds, str) or not kinds:
+        message = f"kinds={kinds!r} is not a list of kinds of objects; give some of {named}"
+        raise ConfigurationError(message)
+    for kind in kinds:
+        if kind not in known:
+            message = f"kind {kind!r} is not known; known are {named}"
+            raise ConfigurationError(message)
+    return frozenset(kinds)
 
 
 def markdown() -> str:

@@ -41,6 +41,12 @@ def test_observe_refuses_nothing(kmem_container, kmem_memcg):
     assert box.report()["mode"] == "observe"
     assert kmem_memcg.kmem.max_usage == 5 * TASK
 
+@pytest.mark.limit_kmem("16k", kinds=["thread"])
+def test_other_kinds_are_free(kmem_container):
+    box = kmem_container(HELD, **PIPES)
+    assert made_and_refused(box) == [5, None]
+    assert box.report()["mode"] == "enforce"
+
 @pytest.mark.limit_kmem(size=16384)
 class TestClass:
     def test_nearest_marker_is_that_of_the_class(self, kmem_memcg):
@@ -57,7 +63,7 @@ def test_without_a_limit_nothing_is_refused(kmem_container, kmem_memcg):
     assert kmem_memcg.kmem.limit == -1
     assert made_and_refused(kmem_container(HELD, **PIPES)) == [5, None]
 """)
-    project.run("--kmem-kernel=v4").assert_outcomes(passed=7)
+    project.run("--kmem-kernel=v4").assert_outcomes(passed=8)
 
 
 LIMITS_SEEN = """

@@ -1,0 +1,33 @@
+"""The pytest door: fixtures, markers, options, reports. Imports nothing heavy by itself.
+
+What pytest shall find is gathered here. Each of its modules has one part of it; those that only a
+run with containers needs are imported by that run.
+"""
+
+from __future__ import annotations
+
+from kmem_harness.pytest_plugin.containers import ContainerFactory
+from kmem_harness.pytest_plugin.docker_patch import pytest_runtestloop
+from kmem_harness.pytest_plugin.fixtures import kmem_container, kmem_harness, kmem_memcg
+from kmem_harness.pytest_plugin.markers import pytest_collection_modifyitems
+from kmem_harness.pytest_plugin.running import pytest_runtest_makereport
+from kmem_harness.pytest_plugin.settings import (
+    Settings,
+    pytest_addoption,
+    pytest_configure,
+    pytest_report_header,
+)
+
+__all__ = [
+    "ContainerFactory",
+    "Settings",
+    "kmem_container",
+    "kmem_harness",
+    "kmem_memcg",
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_report_header",
+    "pytest_runtest_makereport",
+    "pytest_runtestloop",
+]

@@ -24,7 +24,10 @@ _EPILOG = "Sizes: 4096, 8k, 8M, 8MiB, 1G; -1 or max for none."
 class _LazyGroup(click.Group):
     """Commands that live in a room of their own are imported when they are asked for."""
 
-    _ELSEWHERE: ClassVar = {"replay": "kmem_harness.replay.command"}
+    _ELSEWHERE: ClassVar = {
+        "replay": "kmem_harness.replay.command",
+        "what-if": "kmem_harness.experiments.what_if_command",
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self._ELSEWHERE])
@@ -33,7 +36,7 @@ class _LazyGroup(click.Group):
         home = self._ELSEWHERE.get(cmd_name)
         if home is None:
             return super().get_command(ctx, cmd_name)
-        command: click.Command = getattr(import_module(home), cmd_name)
+        command: click.Command = getattr(import_module(home), cmd_name.replace("-", "_"))
         return command
 
 
@@ -95,6 +98,9 @@ def cli() -> None:
 )
 @click.option("--report", metavar="FILE", help="Write the report there: FILE.json, or FILE.html.")
 @click.option("--events", metavar="FILE.jsonl", help="Write every refusal there, one a line.")
+@click.option(
+    "--events-all", is_flag=True, help="Write every charge to --events, too, for what-if."
+)
 @click.option("--quiet", is_flag=True, help="Leave out the summary line on standard error.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def run(command: tuple[str, ...], **options: Any) -> NoReturn:

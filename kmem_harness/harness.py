@@ -127,14 +127,16 @@ class Harness:
         stderr: Any = None,
         pids_max: int | None = None,
         events: int | None = None,
+        events_all: bool = False,
         **options: Any,
     ) -> Box:
         """Start *command* in a box of its own; give it once its limits bind it.
 
         Limits are of the box's memcg, which is made for it unless *memcg* names one. *mode*
         "observe" charges and refuses nothing. *kinds* names the kinds of objects that are charged,
-        all by default. *pids_max* is a hard bound by the kernel itself,
-        in tasks. *events* is a descriptor that every refusal is appended to as a JSON line.
+        all by default. *pids_max* is a hard bound by the kernel itself, in tasks. *events* is a
+        descriptor that every refusal is appended to as a JSON line, and with *events_all* every
+        charge, too: see ``controller/recording.py``.
 
         *runtime* "docker", or an *image*, runs a container: *command* is optional then, its output
         stays with the engine unless *stdout* or *stderr* take it, and *options* are those of
@@ -168,6 +170,7 @@ class Harness:
             mode=mode,
             kinds=kinds,
             events=events,
+            events_all=events_all,
         )
         try:
             where.run(box)
@@ -212,6 +215,7 @@ class Harness:
         mode: str = "enforce",
         kinds: Sequence[str] | None = None,
         events: int | None = None,
+        events_all: bool = False,
     ) -> Box:
         """Open the account of a box that *runtime* is about to create; see :meth:`run`.
 
@@ -242,6 +246,7 @@ class Harness:
                 isolation=runtime.isolation,
                 lasting=runtime.lasting,
                 kinds=priced,
+                record=events_all,
             )
             undo.pop_all()
         session = Session(

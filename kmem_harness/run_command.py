@@ -47,6 +47,7 @@ class RunOptions:
     isolation: str | None
     report: str | None
     events: str | None
+    events_all: bool
     quiet: bool
 
 
@@ -57,6 +58,8 @@ def run_command(command: Sequence[str], options: RunOptions) -> int:
     streams: dict[str, Any] = {} if runtime == "local" else {"stdin": 0, "stdout": 1, "stderr": 2}
     if options.report is not None:
         _check_report_path(options.report)
+    if options.events_all and options.events is None:
+        raise ConfigurationError("--events-all without --events: name the file with --events FILE")
     events = _open_events(options.events)
     try:
         with Harness(options.kernel, options.costs, options.isolation) as harness:
@@ -68,6 +71,7 @@ def run_command(command: Sequence[str], options: RunOptions) -> int:
                 mode="observe" if options.observe else "enforce",
                 pids_max=options.pids_max,
                 events=events,
+                events_all=options.events_all,
                 runtime=runtime,
                 image=options.image,
                 **streams,

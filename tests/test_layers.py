@@ -50,7 +50,8 @@ TOP: dict[str, set[str]] = {
     "demos": {*_JOINED, "run_command"},
     "pytest_plugin": {*_JOINED, "docker"},
     "replay": _JOINED,
-    "cli": {*_JOINED, "doctor", "run_command", "demos", "replay"},
+    "experiments": {*_JOINED, "report"},
+    "cli": {*_JOINED, "doctor", "run_command", "demos", "replay", "experiments"},
 }
 ALLOWED = ROOMS | TOP
 
@@ -77,6 +78,7 @@ FOREIGN: dict[str, set[str]] = {
     "demos": {"rich"},
     "pytest_plugin": {"pytest"},
     "replay": {"click"},
+    "experiments": {"click", "rich"},
     "cli": {"click"},
 }
 

@@ -15,6 +15,7 @@ from kmem_harness.interposer.census import comm_of, tgid_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kmem_harness.controller.recording import RecordingFile
     from kmem_harness.core.counter import ResourceCounter
     from kmem_harness.core.memcg import Memcg
     from kmem_harness.interposer.census import TaskCensus, Tasks
@@ -127,6 +128,8 @@ class Box:
         self.listeners: list[Listener] = []
         self.census: TaskCensus | None = None
         self.events: EventFile | None = None
+        #: The event file once more, where it takes every charge.
+        self.recording: RecordingFile | None = None
         self.init_pid = 0
         self.may_have_threads = False
         self.watched = False
@@ -287,7 +290,7 @@ class Box:
                 with suppress(OSError):
                     held.close()
         self.listeners.clear()
-        self.census = self.events = None
+        self.census = self.events = self.recording = None
 
 
 def _counters_above(memcg: Memcg) -> tuple[ResourceCounter, ...]:

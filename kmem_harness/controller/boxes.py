@@ -19,6 +19,7 @@ from kmem_harness.controller.gate import Gate
 from kmem_harness.controller.handshake import Handshake, Taken
 from kmem_harness.controller.legacy import Legacy, carry_out
 from kmem_harness.controller.loop import HANGUP, READABLE, Loop
+from kmem_harness.controller.recording import RecordingFile
 from kmem_harness.core.errors import ConfigurationError, ShimError
 from kmem_harness.costs.kinds import modelled_syscalls
 from kmem_harness.interposer.census import DescendantCensus, NamespaceCensus
@@ -140,6 +141,11 @@ class Boxes:
                 "kernel memory there before a kmem limit is set: give a kmem limit, too"
             )
         filtered = memcg.accounts and (box.observe or bool(bound))
+        if request.get("record") and not filtered:
+            raise ConfigurationError(
+                f"{memcg.path} has no limit, so its charges are not seen and cannot be recorded; "
+                "give a limit, or observe"
+            )
         lasting = bool(request.get("lasting"))
         running = _Running(box, str(request["isolation"]), filtered=filtered, lasting=lasting)
         path = None
@@ -154,7 +160,10 @@ class Boxes:
                 (lambda pid: self._may_join(running, pid)) if lasting else None,
             )
             if fds:
-                box.events = EventFile(os.dup(fds[0]))
+                if request.get("record"):
+                    box.events = box.recording = RecordingFile(os.dup(fds[0]), box)
+                else:
+                    box.events = EventFile(os.dup(fds[0]))
         self._running[name] = running
         return path
 

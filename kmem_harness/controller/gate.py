@@ -127,6 +127,8 @@ class Gate:
         """See how *box* is doing now, for its timeline, with a census if one is due."""
         self._census_if_due(box, time.monotonic(), forced=False)
         box.note_usage()
+        if box.recording is not None:
+            box.recording.flush()
 
     # -- near a limit, or at a new peak ------------------------------------------------------
 
@@ -195,6 +197,8 @@ class Gate:
             box.may_have_threads = True
         if listener.allow(notification_id):
             box.tickets[tid] = Ticket(kind, price.number, last_child)
+            if box.recording is not None:
+                box.recording.made(tid, price.name, kind.name, kind.nbytes)
         else:
             box.cancel(kind)
 
@@ -203,8 +207,10 @@ class Gate:
         for counter in box.counters:
             if counter.usage + nbytes > counter.max_usage:
                 now = time.monotonic()
+                # What is recorded shall be as exact as a refusal would be.
+                forced = box.recording is not None
                 for one in self._below([counter]):
-                    self._census_if_due(one, now, forced=False)
+                    self._census_if_due(one, now, forced=forced)
                 return
 
     def _census_if_due(self, box: Box, now: float, *, forced: bool) -> bool:

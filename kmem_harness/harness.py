@@ -297,7 +297,7 @@ class Harness:
         with suppress(ControllerDiedError, OSError):  # it may never have been made
             self.controller.remove(memcg)
 
-    def _kinds(self, chosen: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    def _kinds(self, chosen: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         """Price each kind of object; one that was not chosen costs nothing, and is not trapped."""
         charged = check_kinds(chosen)
         # clone itself fails with ENOMEM, whatever a library makes of it (K91, K92).

@@ -26,6 +26,7 @@ class _LazyGroup(click.Group):
 
     _ELSEWHERE: ClassVar = {
         "replay": "kmem_harness.replay.command",
+        "top": "kmem_harness.top.command",
         "what-if": "kmem_harness.experiments.what_if_command",
     }
 

@@ -51,7 +51,8 @@ TOP: dict[str, set[str]] = {
     "pytest_plugin": {*_JOINED, "docker"},
     "replay": _JOINED,
     "experiments": {*_JOINED, "report"},
-    "cli": {*_JOINED, "doctor", "run_command", "demos", "replay", "experiments"},
+    "top": {"core", "controller.client"},
+    "cli": {*_JOINED, "doctor", "run_command", "demos", "replay", "experiments", "top"},
 }
 ALLOWED = ROOMS | TOP
 
@@ -79,6 +80,7 @@ FOREIGN: dict[str, set[str]] = {
     "pytest_plugin": {"pytest"},
     "replay": {"click"},
     "experiments": {"click", "rich"},
+    "top": {"click", "rich"},
     "cli": {"click"},
 }
 

@@ -283,6 +283,25 @@ class Box:
             "timeline": self.timeline.report(self.kinds),
         }
 
+    def survey(self) -> dict[str, Any]:
+        """Say shortly how the box is doing, for whoever looks at all of them."""
+        return {
+            "box": self.name,
+            "init_pid": self.init_pid,
+            "mode": "observe" if self.observe else "enforce",
+            "calls": self.notifications,
+            "refused": self.refusals,
+            "kinds": {
+                kind.name: {
+                    "live": kind.live,
+                    "nbytes": kind.live * kind.nbytes,
+                    "refused": kind.refused,
+                }
+                for kind in self.kinds.values()
+                if kind.live or kind.refused
+            },
+        }
+
     def release(self) -> None:
         """Close every descriptor held for the box."""
         for held in (*self.listeners, self.census, self.events):

@@ -103,6 +103,19 @@ class Connection:
         row = self.request("counters", path=path, census=census)["memcg"]
         return dict(row)
 
+    def survey(self) -> list[dict[str, Any]]:
+        """Give counters and boxes of all memcgs, by path, after a census.
+
+        Shape: rows in the shape of the report's ``memcg``, with ``boxes`` and their live kinds.
+        """
+        rows: list[dict[str, Any]] = []
+        more = True
+        while more:
+            reply = self.request("survey", after=rows[-1]["path"] if rows else "")
+            rows += reply["memcgs"]
+            more = reply["more"]
+        return rows
+
     def watch(self, path: str) -> Iterator[dict[str, Any]]:
         """Give each refusal below *path* as it happens; this connection is then only for that."""
         self.request("watch", path=path)

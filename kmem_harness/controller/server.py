@@ -20,7 +20,7 @@ from kmem_harness.controller.loop import READABLE, Loop
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from kmem_harness.controller.box import Box
     from kmem_harness.core.memcg import Memcg
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["PROTOCOL_VERSION", "Server"]
 
 PROTOCOL_VERSION = 1
+#: Memcgs in one reply; with their boxes, some 100 kB at most.
+_SURVEYED_AT_ONCE = 64
 
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred
 
@@ -58,6 +60,7 @@ class Server:
             "bequeath": self._bequeath,
             "entrants": self._entrants,
             "boxes": self._list_boxes,
+            "survey": self._survey,
         }
 
     # -- connections -----------------------------------------------------------------------
@@ -264,6 +267,22 @@ class Server:
             ]
         }
 
+    def _survey(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Give counters and boxes of the memcgs after a path, as many as go into one packet."""
+        after = str(request.get("after", ""))
+        if not after:
+            self._boxes.take_census(self._tree.root.kmem)
+        memcgs = {memcg.path: memcg for memcg in _and_all_below(self._tree.root)}
+        paths = sorted(path for path in memcgs if path > after)
+        boxes: dict[str, list[dict[str, Any]]] = {}
+        for box in self._boxes.all():
+            boxes.setdefault(box.memcg.path, []).append(box.survey())
+        rows = [
+            {**memcg_report(memcgs[path]), "boxes": boxes.get(path, [])}
+            for path in paths[:_SURVEYED_AT_ONCE]
+        ]
+        return {"memcgs": rows, "more": len(paths) > len(rows)}
+
     # -- watchers --------------------------------------------------------------------------
 
     def _mark_watched(self) -> None:
@@ -276,3 +295,9 @@ class Server:
             if memcg.kmem in box.counters:
                 with suppress(OSError):  # a slow reader loses events; one that is gone, all of them
                     protocol.send(connection, {"event": "charge.refused", **card})
+
+
+def _and_all_below(memcg: Memcg) -> Iterator[Memcg]:
+    yield memcg
+    for child in memcg.children.values():
+        yield from _and_all_below(child)

@@ -37,9 +37,9 @@ _DYING = Situation.FATAL_SIGNAL | Situation.OOM_VICTIM
 class OomOutcome(Enum):
     """What came of asking for an OOM kill.
 
-    ``KILLED``: somebody is dying, try again. ``FAILED``: nobody could be killed, and 5.10
-    forces the charge. ``NOBODY_ASKED``: no OOM policy is set; a kernel would wait or kill, an
-    emulator without tasks of its own can only refuse.
+    ``KILLED``: somebody is dying, try again. ``FAILED``: nobody could be killed.
+    ``NOBODY_ASKED``: the OOM killer is off, or no policy is set; an emulator without tasks of
+    its own can only refuse.
     """
 
     KILLED = "killed"
@@ -284,16 +284,22 @@ class ResCounterCharging(Charging):
 class _Effort:
     """What one charge has tried so far."""
 
-    __slots__ = ("drained", "retries_left")
+    __slots__ = ("drained", "passed_oom", "retries_left")
 
     def __init__(self, retries: int) -> None:
         self.drained = False
+        self.passed_oom = False
         self.retries_left = retries
 
 
 @dataclass(frozen=True)
 class PageCounterCharging(Charging):
-    """The design of 5.10: user counters first, forced charges for the dying (K110)."""
+    """The design of 5.10: user counters first, and only what must not fail is forced (K110).
+
+    Up to 5.10.79 a dying task's charge was forced past the memory limit. The recorded kernel is
+    younger: there it is refused after one more round of retries, and no recording of an OOM kill
+    has a max_usage above the limit (mm/memcontrol.c, ``passed_oom``).
+    """
 
     @property
     def at_memory_limit(self) -> str:
@@ -303,7 +309,7 @@ class PageCounterCharging(Charging):
     @property
     def when_dying(self) -> str:
         """Say for people what becomes of a dying task's request."""
-        return "forced past the memory limit"
+        return "like any other; refused once the OOM killer was asked"
 
     def try_charge(self, request: ChargeRequest) -> Refusal | None:
         """Charge the user counters, then kmem; NOFAIL is never refused (K110)."""
@@ -321,13 +327,9 @@ class PageCounterCharging(Charging):
         return refusal
 
     def charge_user(self, request: ChargeRequest) -> Refusal | None:
-        """Charge memory and memsw; force them for the dying and for NOFAIL."""
-        try:
-            refusal = self._user_half(request, self._retry)
-        except _Bypass:
-            refusal = None
-            self.force(request.memcg, request.nbytes, kmem=False)
-        if refusal is not None and request.gfp & Gfp.NOFAIL:
+        """Charge memory and memsw; force them for atomic requests and for NOFAIL."""
+        refusal = self._user_half(request, self._retry)
+        if refusal is not None and request.gfp & (Gfp.NOFAIL | Gfp.ATOMIC):
             self.force(request.memcg, request.nbytes, kmem=False)
             return None
         return refusal
@@ -347,11 +349,9 @@ class PageCounterCharging(Charging):
         return refusal
 
     def _may_try_again(self, request: ChargeRequest, refusal: Refusal, effort: _Effort) -> bool:
-        """Do the next thing that may make room; raise _Bypass where the charge is forced."""
+        """Do the next thing that may make room; say whether there is one."""
         nbytes, gfp = request.nbytes, request.gfp
-        if request.dying or gfp & Gfp.ATOMIC:
-            raise _Bypass
-        if not gfp & Gfp.WAIT:
+        if gfp & Gfp.ATOMIC or not gfp & Gfp.WAIT:
             return False
         culprit = _owner(refusal)
         tree = culprit.tree
@@ -368,11 +368,20 @@ class PageCounterCharging(Charging):
         if not worth_it and effort.retries_left:
             effort.retries_left -= 1
             worth_it = True
-        if worth_it or nbytes > COSTLY:
+        if worth_it or nbytes > COSTLY or gfp & Gfp.NOFAIL:
             # Nobody is killed for a large block: the caller can do with smaller ones.
             return worth_it
-        outcome = tree.oom_kill(culprit, request)
-        if outcome is OomOutcome.FAILED:
-            raise _Bypass
+        return self._asked_for_a_kill(culprit, request, effort)
+
+    def _asked_for_a_kill(self, culprit: Memcg, request: ChargeRequest, effort: _Effort) -> bool:
+        """Ask for an OOM kill; say whether it is worth a new round of retries."""
+        if request.dying and (effort.passed_oom or culprit.oom_kill_disable):
+            return False
+        # A task that dies already makes room by itself: nobody else is killed for it.
+        if not request.dying:
+            outcome = culprit.tree.oom_kill(culprit, request)
+            if outcome is not OomOutcome.KILLED:
+                return False
+        effort.passed_oom = True
         effort.retries_left = self.retries
-        return outcome is OomOutcome.KILLED
+        return True

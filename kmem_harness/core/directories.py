@@ -21,14 +21,20 @@ _RULE = "K78"
 _INHERITED = ("cgroup.clone_children", "notify_on_release")
 
 
+_DOTS = frozenset({".", ".."})
+
+
 def _parts(path: str) -> list[str]:
-    return [part for part in path.split("/") if part not in {"", "."}]
+    return [part for part in path.split("/") if part]
 
 
 def find(tree: MemcgTree, path: str) -> Memcg:
     """Find a memcg by path."""
     memcg = tree.root
     for name in _parts(path):
+        if name in _DOTS:
+            memcg = memcg.parent or memcg if name == ".." else memcg
+            continue
         child = memcg.children.get(name)
         if child is None:
             if files.has(memcg, name):
@@ -38,13 +44,17 @@ def find(tree: MemcgTree, path: str) -> Memcg:
     return memcg
 
 
-def _split(tree: MemcgTree, path: str) -> tuple[Memcg, str]:
-    """Find the directory *path* is in, and the last name."""
+def _split(tree: MemcgTree, path: str, dots: dict[str, int]) -> tuple[Memcg, str]:
+    """Find the directory *path* is in, and the last name.
+
+    :param dots: the errno for a path that ends in ``.`` or ``..``, or is the root (``/``).
+    """
     parts = _parts(path)
-    if not parts:
-        number = errno.EINVAL if path.endswith(".") else errno.EBUSY
-        raise kernel_error(number, "the root stays", rule=_RULE, file=path)
-    return find(tree, "/".join(parts[:-1])), parts[-1]
+    last = parts[-1] if parts else "/"
+    parent = find(tree, "/".join(parts[:-1]))
+    if last in dots:
+        raise kernel_error(dots[last], "not the name of a child", rule=_RULE, file=path)
+    return parent, last
 
 
 def _check_length(tree: MemcgTree, name: str, path: str) -> None:
@@ -61,9 +71,7 @@ def _check_newline(name: str, path: str) -> None:
 
 def make(tree: MemcgTree, path: str) -> Memcg:
     """Make a memcg; see :meth:`MemcgTree.make`."""
-    if not _parts(path):
-        raise kernel_error(errno.EEXIST, "it exists", rule=_RULE, file=path)
-    parent, name = _split(tree, path)
+    parent, name = _split(tree, path, dict.fromkeys((".", "..", "/"), errno.EEXIST))
     _check_length(tree, name, path)
     if name in parent.children or files.has(parent, name):
         raise kernel_error(errno.EEXIST, "it exists", rule=_RULE, file=path)
@@ -84,7 +92,8 @@ def make(tree: MemcgTree, path: str) -> Memcg:
 
 def remove(tree: MemcgTree, path: str) -> None:
     """Remove a memcg; see :meth:`MemcgTree.remove`."""
-    parent, name = _split(tree, path)
+    dots = {".": errno.EINVAL, "..": errno.ENOTEMPTY, "/": errno.EBUSY}
+    parent, name = _split(tree, path, dots)
     memcg = parent.children.get(name)
     if memcg is None:
         if files.has(parent, name):
@@ -99,7 +108,6 @@ def remove(tree: MemcgTree, path: str) -> None:
     parent.offlining_children += 1
 
     def go_offline() -> None:
-        parent.offlining_children -= 1
         tree.object_stock.release(memcg)
         memcg.go_offline()
 
@@ -108,21 +116,23 @@ def remove(tree: MemcgTree, path: str) -> None:
 
 def rename(tree: MemcgTree, path: str, new_path: str) -> None:
     """Rename a memcg; see :meth:`MemcgTree.rename`."""
-    parent, name = _split(tree, path)
-    new_parent, new_name = _split(tree, new_path)
+    dots = dict.fromkeys((".", "..", "/"), errno.EBUSY)
+    parent, name = _split(tree, path, dots)
+    new_parent, new_name = _split(tree, new_path, dots)
     memcg = parent.children.get(name)
-    is_file = files.has(parent, name)
-    if memcg is None and not is_file:
-        raise kernel_error(errno.ENOENT, "no such memcg", rule=_RULE, file=path)
     if memcg is None:
-        raise kernel_error(errno.ENOTDIR, "only directories are renamed", rule=_RULE, file=path)
-    if memcg is new_parent.children.get(new_name):
+        _refuse_to_rename_a_file(parent, name, path, new_parent, new_name, new_path)
+        return
+    there = new_parent.children.get(new_name)
+    if _is_above(memcg, new_parent):
+        raise kernel_error(errno.EINVAL, "it would be inside itself", rule=_RULE, file=new_path)
+    if there is not None and _is_above(there, parent):
+        raise kernel_error(errno.ENOTEMPTY, "it is inside that", rule=_RULE, file=new_path)
+    if memcg is there:
         return
     _check_length(tree, new_name, new_path)
     if files.has(new_parent, new_name):
         raise kernel_error(errno.ENOTDIR, "a control file is there", rule=_RULE, file=new_path)
-    if _is_above(memcg, new_parent):
-        raise kernel_error(errno.EINVAL, "it would be inside itself", rule=_RULE, file=new_path)
     _check_newline(new_name, new_path)
     if parent is not new_parent:
         raise kernel_error(errno.EIO, "the parent must stay", rule=_RULE, file=new_path)
@@ -131,6 +141,19 @@ def rename(tree: MemcgTree, path: str, new_path: str) -> None:
     del parent.children[name]
     memcg.name = new_name
     parent.children[new_name] = memcg
+
+
+def _refuse_to_rename_a_file(
+    parent: Memcg, name: str, path: str, new_parent: Memcg, new_name: str, new_path: str
+) -> None:
+    """Say what is wrong with a source that is no directory; a file may keep its name."""
+    if not files.has(parent, name):
+        raise kernel_error(errno.ENOENT, "no such memcg", rule=_RULE, file=path)
+    if (parent, name) == (new_parent, new_name):
+        return
+    if new_name in new_parent.children:
+        raise kernel_error(errno.EISDIR, "a directory is there", rule=_RULE, file=new_path)
+    raise kernel_error(errno.ENOTDIR, "only directories are renamed", rule=_RULE, file=path)
 
 
 def _is_above(memcg: Memcg, other: Memcg) -> bool:

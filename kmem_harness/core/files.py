@@ -24,6 +24,8 @@ __all__ = ["ControlFile", "OpenFile", "find_file", "has", "modes", "names"]
 
 _MOVE_MASK = 3
 _MAX_SWAPPINESS = 100
+_MAX_AGENT = 4095
+_STANDARD_ERROR = 2
 
 
 class ControlFile(NamedTuple):
@@ -245,8 +247,16 @@ def _write_flag(memcg: Memcg, name: str, text: str) -> None:
     memcg.set_setting(name, int(_integer(memcg, name, text) != 0))
 
 
-def _ignore_write(_memcg: Memcg, _name: str, _text: str) -> None:
-    """Take the text and do nothing, as for an agent nobody here would start."""
+def _read_release_agent(memcg: Memcg) -> str:
+    return f"{memcg.tree.release_agent}\n"
+
+
+def _write_release_agent(memcg: Memcg, name: str, text: str) -> None:
+    """Keep the path of an agent that nobody here would start."""
+    if len(text.encode()) > _MAX_AGENT:
+        why = "longer than a path can be"
+        raise kernel_error(errno.E2BIG, why, rule="K17", file=name, value=text)
+    memcg.tree.release_agent = text.partition("\0")[0].strip(" \t\n\v\f\r")
 
 
 def _read_procs(memcg: Memcg) -> str:
@@ -267,7 +277,10 @@ def _write_tasks(memcg: Memcg, name: str, text: str) -> None:
 
 def _write_event_control(_memcg: Memcg, name: str, text: str) -> None:
     """Refuse: nobody's descriptors are ours to watch, and kmem has no thresholds (K101)."""
-    number = errno.EBADF if re.match(r"[0-9]+ [0-9]+( |$)", text) else errno.EINVAL
+    match = re.match(r"([0-9]*) ([0-9]*)( |$)", text.strip(" \t\n\v\f\r"))
+    is_open = match is not None and int(match[1] or "0") <= _STANDARD_ERROR
+    # Whoever writes has its standard files open, and none of them is an eventfd.
+    number = errno.EBADF if match is not None and not is_open else errno.EINVAL
     raise kernel_error(number, "no such descriptors", rule="K101", file=name, value=text)
 
 
@@ -298,7 +311,7 @@ _FILES: dict[str, ControlFile] = {
 }
 _ROOT_FILES: dict[str, ControlFile] = {
     "cgroup.sane_behavior": ControlFile(0o444, lambda _memcg: "0\n", None),
-    "release_agent": ControlFile(0o644, lambda _memcg: "\n", _ignore_write),
+    "release_agent": ControlFile(0o644, _read_release_agent, _write_release_agent),
 }
 
 

@@ -61,6 +61,10 @@ _ROWS: tuple[tuple[str, Callable[[KernelProfile], str]], ...] = (
         "freed kernel pages go",
         lambda p: "to the stock" if p.charging.uncharge_refills else "to the counters",
     ),
+    (
+        "a removed memcg's slab objects",
+        lambda p: "go to its parent" if p.reparents_objects else "keep it",
+    ),
     ("a non-hierarchical child counts in the root", lambda p: _yes(p.links_to_root)),
     ("`force_empty` needs an empty memcg", lambda p: _yes(p.force_empty_checks)),
 )

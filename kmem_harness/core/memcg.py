@@ -31,6 +31,9 @@ class Memcg:
     ``refs`` counts as K77 lays down; at 0 the memcg is freed, some steps later (K80).
     ``lru_nbytes`` is user memory, ``self_nbytes`` what the parent was charged for this memcg.
     ``offlining_children`` are removed directories that use_hierarchy still sees (K76 in 5.10).
+    ``object_nbytes`` is what slab objects are charged, in whole pages; where the profile says so
+    they go to the parent with the directory, and ``reparented`` tells so. ``under_oom`` counts
+    the tasks that wait for room because nobody may be killed.
     """
 
     __slots__ = (
@@ -44,12 +47,14 @@ class Memcg:
         "memory",
         "memsw",
         "name",
+        "object_nbytes",
         "offline",
         "offlining_children",
         "oom_kill_disable",
         "oom_kills",
         "parent",
         "refs",
+        "reparented",
         "self_nbytes",
         "settings",
         "swappiness",
@@ -57,6 +62,7 @@ class Memcg:
         "tcp",
         "tcp_accounts",
         "tree",
+        "under_oom",
         "use_hierarchy",
     )
 
@@ -74,6 +80,9 @@ class Memcg:
         self.refs = 1
         self.lru_nbytes = 0
         self.self_nbytes = 0
+        self.object_nbytes = 0
+        self.reparented = False
+        self.under_oom = 0
         self.oom_kills = 0
         self.tcp_accounts = False
         self.settings: dict[str, int] | None = None
@@ -136,6 +145,15 @@ class Memcg:
         """The memcg whose counters are this one's parents, if any (K75)."""
         above = self.kmem.parent
         return above.memcg if above is not None else None
+
+    def counts_in(self, top: Memcg) -> bool:
+        """Whether what is charged here is charged to *top* too, removed memcgs included (K81)."""
+        at: Memcg | None = self
+        while at is not None:
+            if at is top:
+                return True
+            at = at.hierarchical_parent
+        return False
 
     def setting(self, name: str) -> int:
         """Give what was written to one of the files that only keep a number."""
@@ -262,6 +280,8 @@ class Memcg:
         self.offline = True
         if self.lru_nbytes and tree.profile.moves_user_pages:
             self.move_user_pages()
+        if tree.profile.reparents_objects:
+            self._reparent_objects()
         if self.accounts:
             self.dead = True
             if not self.kmem.usage:
@@ -277,6 +297,31 @@ class Memcg:
             self.memsw.uncharge_until(above.memsw if above else None, nbytes)
         if above is not None:
             above.lru_nbytes += nbytes
+
+    def _reparent_objects(self) -> None:
+        """Hand slab objects to the parent; only directly charged pages keep a zombie (K110)."""
+        above = self.hierarchical_parent
+        if above is None:
+            return
+        nbytes, self.object_nbytes = self.object_nbytes, 0
+        self.tree.object_stock.hand_over(self, above)
+        above.object_nbytes += nbytes
+        self.kmem.uncharge_until(above.kmem, nbytes)
+        self.memory.uncharge_until(above.memory, nbytes)
+        if self.memsw is not None:
+            self.memsw.uncharge_until(above.memsw, nbytes)
+        self.reparented = True
+
+    @property
+    def owner_of_objects(self) -> Memcg:
+        """The memcg that slab objects charged here are given back to."""
+        at = self
+        while at.reparented:
+            above = at.hierarchical_parent
+            if above is None:  # pragma: no cover - the root is never removed
+                break
+            at = above
+        return at
 
     def last_byte_gone(self) -> None:
         """Drop, after the last uncharge, the reference that stood for all kernel charges, exactly once (K79)."""
@@ -299,6 +344,8 @@ class Memcg:
         above = self.hierarchical_parent
         if above is not None:
             above.put()
+        if self.parent is not None and self.tree.profile.offlines_later:
+            self.parent.offlining_children -= 1
         self.tree.deferred.put_off("rcu", self._after_rcu)
 
     def _after_rcu(self) -> None:

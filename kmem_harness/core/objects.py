@@ -43,6 +43,7 @@ class ObjectStock:
         nr_pages = -(-nbytes // PAGE)
         refusal = memcg.try_charge(nr_pages * PAGE, gfp, situation)
         if refusal is None and memcg.accounts:
+            memcg.object_nbytes += nr_pages * PAGE
             self._refill(memcg, nr_pages * PAGE - nbytes)
         return refusal
 
@@ -60,9 +61,16 @@ class ObjectStock:
         held = self._left_aside.pop(memcg, 0)
         nbytes = held // PAGE * PAGE
         if nbytes:
-            memcg.uncharge(nbytes)
+            self._give_back(memcg, nbytes)
         if held - nbytes:
             self._left_aside[memcg] = held - nbytes
+
+    def hand_over(self, memcg: Memcg, above: Memcg) -> None:
+        """Let *above* have the change of a removed *memcg*, whose objects it has got."""
+        self.release(memcg)
+        change = self._left_aside.pop(memcg, 0)
+        if change:
+            self._left_aside[above] = self._left_aside.get(above, 0) + change
 
     def _refill(self, memcg: Memcg, nbytes: int) -> None:
         if self.memcg is not memcg:
@@ -83,4 +91,9 @@ class ObjectStock:
         if change:
             self._left_aside[memcg] = self._left_aside.get(memcg, 0) + change
         if pages:
-            memcg.uncharge(pages)
+            self._give_back(memcg, pages)
+
+    @staticmethod
+    def _give_back(memcg: Memcg, nbytes: int) -> None:
+        memcg.object_nbytes -= nbytes
+        memcg.uncharge(nbytes)

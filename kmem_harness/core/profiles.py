@@ -34,6 +34,7 @@ class KernelProfile:
     :param links_to_root: a child of a non-hierarchical parent still counts in the root.
     :param force_empty_checks: force_empty needs an empty memcg (K84); later it only reclaims.
     :param offlines_later: rmdir leaves taking the memcg offline to a worker.
+    :param reparents_objects: rmdir hands slab objects to the parent; pages keep a zombie (K110).
     :param moves_user_pages: rmdir and force_empty hand user pages to the parent (K78, K84).
     :param pages_one_by_one: a stack is charged page by page, not as one block (K110).
     :param slabinfo_needs_accounting: reading slabinfo of an idle memcg is EIO, not empty.
@@ -57,6 +58,7 @@ class KernelProfile:
     links_to_root: bool
     force_empty_checks: bool
     offlines_later: bool
+    reparents_objects: bool
     moves_user_pages: bool
     pages_one_by_one: bool
     slabinfo_needs_accounting: bool
@@ -108,6 +110,7 @@ _V4 = KernelProfile(
     links_to_root=False,
     force_empty_checks=True,
     offlines_later=False,
+    reparents_objects=False,
     moves_user_pages=True,
     pages_one_by_one=False,
     slabinfo_needs_accounting=True,
@@ -177,6 +180,7 @@ _5_10 = KernelProfile(
     links_to_root=True,
     force_empty_checks=False,
     offlines_later=True,
+    reparents_objects=True,
     moves_user_pages=False,
     pages_one_by_one=True,
     slabinfo_needs_accounting=False,

@@ -61,7 +61,8 @@ def numa_stat(memcg: Memcg) -> str:
 
 def oom_control(memcg: Memcg) -> str:
     """Report whether the OOM killer is off, and from 4.13 on how often it killed."""
-    text = f"oom_kill_disable {int(memcg.oom_kill_disable)}\nunder_oom 0\n"
+    waits = int(memcg.under_oom > 0)
+    text = f"oom_kill_disable {int(memcg.oom_kill_disable)}\nunder_oom {waits}\n"
     if memcg.tree.profile.oom_control_counts_kills:
         text += f"oom_kill {memcg.oom_kills}\n"
     return text

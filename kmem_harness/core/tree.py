@@ -65,6 +65,7 @@ class MemcgTree:
         "oom",
         "profile",
         "reclaimer",
+        "release_agent",
         "root",
         "stock",
         "stocks",
@@ -94,6 +95,7 @@ class MemcgTree:
         self.deferred = deferred or Deferred()
         self.group_nbytes = group_nbytes
         self.switch_count = 0
+        self.release_agent = ""
         self.cpu = 0
         self.stocks = tuple(Stock() for _ in range(nr_cpus))
         self.object_stock = ObjectStock()
@@ -188,7 +190,7 @@ class MemcgTree:
 
     def drain_stocks(self, top: Memcg) -> None:
         """Give back stocks held for *top*'s subtree: this CPU now, others later (K55)."""
-        held = [s for s in self.stocks if s.memcg is not None and _is_within(s.memcg, top)]
+        held = [s for s in self.stocks if s.memcg is not None and s.memcg.counts_in(top)]
         for stock in held:
             if stock is self.cpu_stock:
                 stock.drain()
@@ -209,14 +211,19 @@ class MemcgTree:
         """Charge one slab object: by the page with change in hand, or exactly without a stock."""
         if self.stock:
             return self.object_stock.try_charge(memcg, nbytes)
-        return memcg.try_charge(nbytes)
+        refusal = memcg.try_charge(nbytes)
+        if refusal is None and memcg.accounts:
+            memcg.object_nbytes += nbytes
+        return refusal
 
     def uncharge_object(self, memcg: Memcg, nbytes: int) -> None:
-        """Take back one slab object."""
+        """Take back one slab object, from whoever has it since its memcg was removed."""
+        owner = memcg.owner_of_objects
         if self.stock:
-            self.object_stock.uncharge(memcg, nbytes)
+            self.object_stock.uncharge(owner, nbytes)
         else:
-            memcg.uncharge(nbytes)
+            owner.object_nbytes -= nbytes
+            owner.uncharge(nbytes)
 
     def charge_for_child(self, parent: Memcg, path: str) -> int:
         """Charge *parent* for a child's own structures and return the bytes charged.
@@ -229,13 +236,3 @@ class MemcgTree:
             why = "the parent has no room for the child's structures"
             raise kernel_error(errno.ENOMEM, why, rule="K110", file=path)
         return self.group_nbytes
-
-
-def _is_within(memcg: Memcg, top: Memcg) -> bool:
-    """Whether *memcg* is *top* or counts in it."""
-    at: Memcg | None = memcg
-    while at is not None:
-        if at is top:
-            return True
-        at = at.hierarchical_parent
-    return False

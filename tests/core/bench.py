@@ -50,8 +50,8 @@ class Lab:
     def forks(self, memcg, count, gfp=GFP_KERNEL):
         return [self.fork(memcg, gfp) for _ in range(count)]
 
-    def order(self, memcg, order, gfp=GFP_KERNEL):
-        return self.pages.allocate(memcg, order, gfp)
+    def order(self, memcg, order, gfp=GFP_KERNEL, situation=Situation.NORMAL):
+        return self.pages.allocate(memcg, order, gfp, situation)
 
     @property
     def stocked_pages(self):

@@ -64,13 +64,17 @@ _SOURCES: dict[str, type[Source]] = {
 
 @dataclass(frozen=True)
 class Part:
-    """One allocation of an object: its bytes, its errno if refused, and when it is freed."""
+    """One allocation of an object: its bytes, its errno if refused, and when it is freed.
+
+    :param every: how many objects share it, as a page table serves many pages.
+    """
 
     name: str
     nbytes: int
     errno_name: str
     pages: bool
     freed: str
+    every: int = 1
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,7 @@ class _Reader:
         )
         if not parts and nbytes:
             parts = (Part(name, nbytes, errno_name, pages=False, freed="now"),)
-        total = sum(part.nbytes for part in parts)
+        total = round(sum(part.nbytes / part.every for part in parts))
         if total != nbytes:
             self._fail(table, "nbytes", f"its parts make {total}, not {nbytes}")
         stretch = entry.get("memory_limit_stretch", 1.0)
@@ -205,7 +209,7 @@ class _Reader:
     def _part(self, part: object, table: str, errno_name: str) -> Part:
         if not isinstance(part, dict):
             self._fail(table, "parts", f"a list of tables, not {part!r}")
-        self._only(part, ("name", "nbytes", "errno", "pages", "freed"), table)
+        self._only(part, ("name", "nbytes", "errno", "pages", "freed", "every"), table)
         pages = part.get("pages", False)
         if not isinstance(pages, bool):
             self._fail(table, "pages", f"true or false, not {pages!r}")
@@ -218,6 +222,7 @@ class _Reader:
             errno_name=self._errno(part, table, errno_name),
             pages=pages,
             freed=self._choice(part, "freed", table, FREED, "now"),
+            every=max(1, self._whole(part, "every", table, 1)),
         )
 
     def _source(self, entry: dict[str, Any], table: str) -> Source:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from kmem_harness.replay.machine import OK, Machine
 from kmem_harness.replay.trace import run_lists
 from kmem_harness.replay.verdict import count_matches, figure_matches
-from kmem_harness.replay.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from kmem_harness.costs.table import CostTable
@@ -42,9 +41,9 @@ def play_cliff(trace: Trace, costs: CostTable) -> dict[str, Any]:
 def _play_run(trace: Trace, costs: CostTable, run: dict[str, Any]) -> dict[str, Any]:
     machine = Machine(trace.profile, costs)
     workload = trace.workload or ""
-    if WORKLOADS[workload].churns:
+    if trace.made.churns:
         # Nothing that is freed late comes back in time: the earliest failure there can be.
-        machine.hold_grace_periods()
+        machine.hold_grace_periods(held=True)
     tree = machine.tree
     memcg = tree.make("g")
     played = {key: run[key] for key in ("limit_file", "limit_text", "cap")}
@@ -131,10 +130,9 @@ def _run_differences(
     found: list[tuple[str, Any]] = []
     if run.get("limit_write", OK) != ours["limit_write"]:
         found.append(("limit_write", run["limit_write"]))
-    workload = WORKLOADS[trace.workload or ""]
-    if workload.churns:
+    if trace.made.churns:
         return found + _churn_differences(run, ours, errnos)
-    closed = workload.kind.startswith("file-")
+    closed = trace.made.kind.startswith("file-")
     if not count_matches(run["objects"], ours["objects"], _SHARE_CLOSED if closed else _SHARE):
         found.append(("objects", run["objects"]))
     may_be = {run["errno"]} if run["errno"] == OK else {run["errno"], *errnos}

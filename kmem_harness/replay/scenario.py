@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core import files
 from kmem_harness.core.errors import kernel_error
-from kmem_harness.replay.machine import KILLED, Machine
+from kmem_harness.replay.machine import KILLED, OK, Machine
+from kmem_harness.replay.workloads import workload_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +51,7 @@ class _Player:
             "kill": self._kill,
             "move": self._move,
             "dropcaches": self._dropcaches,
-            "mount-fresh-tmpfs": self._nothing,
+            "mount-fresh-tmpfs": self._mount,
             "umount-tmpfs": self._unmount,
             "sleep": self._sleep,
         }
@@ -125,6 +126,8 @@ class _Player:
             error.failed_call = "open"  # type: ignore[attr-defined]
             raise
         file.write(text)
+        if name == "memory.force_empty" and text:
+            self._machine.wait_for_force_empty(self._tree.find(path))
         return {}
 
     def _read(self, step: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +141,12 @@ class _Player:
         return {}
 
     def _do(self, step: dict[str, Any]) -> dict[str, Any]:
+        workload = workload_named(step["workload"])
+        # Whether a churn outruns the grace periods depends on the machine: the recording knows.
+        outran = workload is not None and workload.churns and step["result"] != OK
+        self._machine.hold_grace_periods(held=outran)
         made, result = self._machine.do(step["worker"], step["workload"], step["count"])
+        self._machine.hold_grace_periods(held=False)
         outcome: dict[str, Any] = {"made": made, "result": result}
         if result == KILLED:
             outcome["signal"] = _SIGKILL
@@ -163,7 +171,8 @@ class _Player:
         self._machine.unmount()
         return {}
 
-    def _nothing(self, _step: dict[str, Any]) -> dict[str, Any]:
+    def _mount(self, _step: dict[str, Any]) -> dict[str, Any]:
+        self._machine.mount()
         return {}
 
     def _sleep(self, step: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.core.profiles import PROFILE_NAMES, KernelProfile, profile_named
-from kmem_harness.replay.workloads import WORKLOADS
+from kmem_harness.replay.workloads import WORKLOADS, Workload, workload_named
 
 __all__ = ["NotATraceError", "Trace", "TraceError", "load_trace", "run_lists"]
 
@@ -41,6 +41,16 @@ class Trace:
     steps: tuple[dict[str, Any], ...]
     workload: str | None
     data: dict[str, Any]
+
+    @property
+    def made(self) -> Workload:
+        """What a cliff, a churn or a cost file makes."""
+        found = workload_named(self.workload or "")
+        if found is None:
+            self_name = self.workload or self.name
+            message = f"{self.file}: no workload {self_name!r}"
+            raise TraceError(message)
+        return found
 
 
 _TEXT, _COUNT, _PATH = (str,), (int,), (str,)
@@ -191,7 +201,7 @@ class _Checker:
         return values
 
     def _known_workload(self, name: str, where: str) -> None:
-        if name not in WORKLOADS:
+        if workload_named(name) is None:
             known = ", ".join(sorted(WORKLOADS))
             self._fail("workload", f"unknown workload {name!r}; known are {known}", where)
 

@@ -40,7 +40,7 @@ def test_table_when_shipped_then_prices_tasks_and_threads_with_sources(kernel):
     for kind in table.kinds.values():
         assert isinstance(kind.source, (Measured, Documented, Assumed))
         assert len(kind.source.text) > 10
-        assert sum(part.nbytes for part in kind.parts) == kind.nbytes
+        assert sum(part.nbytes / part.every for part in kind.parts) == kind.nbytes
 
 
 def test_table_when_of_v4_then_knows_stacks_only():

@@ -29,7 +29,7 @@ def trace(tmp_path):
     return write
 
 
-_OOM_OFF = "oom_kill_disable 1\nunder_oom 0\noom_kill 0"
+_OOM_OFF = "oom_kill_disable 1\nunder_oom 1\noom_kill 0"
 MKDIR = {"op": "mkdir", "file": "g"}
 SPAWN = {"op": "spawn", "worker": "w", "group": "g"}
 

@@ -82,7 +82,7 @@ def make(tree: MemcgTree, path: str) -> Memcg:
     for setting in _INHERITED:
         if parent.setting(setting):
             memcg.set_setting(setting, parent.setting(setting))
-    above = memcg.hierarchical_parent
+    above = memcg.pinned_parent
     if above is not None:
         above.refs += 1
     tree.profile.activation.born(memcg, parent)

@@ -146,6 +146,14 @@ class Memcg:
         above = self.kmem.parent
         return above.memcg if above is not None else None
 
+    @property
+    def pinned_parent(self) -> Memcg | None:
+        """The memcg that lives at least as long as this one: a reference is held on it (K77).
+
+        Later kernels pin the directory's parent, whether or not charges go there.
+        """
+        return self.parent if self.tree.profile.offlines_later else self.hierarchical_parent
+
     def counts_in(self, top: Memcg) -> bool:
         """Whether what is charged here is charged to *top* too, removed memcgs included (K81)."""
         at: Memcg | None = self
@@ -341,7 +349,7 @@ class Memcg:
         self.refs -= 1
         if self.refs:
             return
-        above = self.hierarchical_parent
+        above = self.pinned_parent
         if above is not None:
             above.put()
         if self.parent is not None and self.tree.profile.offlines_later:

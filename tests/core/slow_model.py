@@ -60,6 +60,12 @@ class Model:
     def children(self, group):
         return [each for each in self.groups if each.parent is group and not each.removed]
 
+    def lingers(self, group):
+        """Whether a removed group is still there: 5.10 shows such a one to use_hierarchy (K76)."""
+        own = any(owner is group for owner, _, _ in self.charges)
+        below = [each for each in self.groups if each.parent is group]
+        return group.removed and (own or any(self.lingers(each) for each in below))
+
     def make(self, name, parent):
         if any(each.name == name for each in self.children(parent)):
             return "EEXIST"
@@ -78,7 +84,8 @@ class Model:
             return "ok"
         if group.parent is not None and group.parent.hierarchical:
             return "EINVAL"
-        if self.children(group):
+        below = [each for each in self.groups if each.parent is group]
+        if self.children(group) or (self.kernel == "5.10" and any(map(self.lingers, below))):
             return "EBUSY"
         group.hierarchical = value
         return "ok"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import threading
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from kmem_harness.box import Box, RefusalCard, Session
@@ -14,7 +14,8 @@ from kmem_harness.controller.client import Controller, ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.sizes import UNLIMITED
-from kmem_harness.costs.kinds import check_kinds, modelled_syscalls
+from kmem_harness.costs.kinds import check_kinds
+from kmem_harness.costs.live import LiveKind, live_kinds, makers, only_kinds
 from kmem_harness.costs.table import load_costs
 from kmem_harness.handles import TRACK_ONLY, Counter, MemcgHandle, make_memcg, set_limits
 from kmem_harness.hooks import Hooks, PluginError
@@ -298,45 +299,35 @@ class Harness:
             self.controller.remove(memcg)
 
     def _kinds(self, chosen: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-        """Price each kind of object; one that was not chosen costs nothing, and is not trapped."""
-        charged = check_kinds(chosen)
-        # clone itself fails with ENOMEM, whatever a library makes of it (K91, K92).
-        prices = {
-            name: kind.nbytes
-            for name, kind in self._costs.kinds.items()
-            if name in ("task", "thread")
-        }
+        """Price each kind of object; what was not chosen costs nothing, and is not trapped."""
+        priced = self._ask_prices(live_kinds(self._costs))
         return {
-            name: {
-                "nbytes": nbytes if name in charged else 0,
-                "errno": errno.ENOMEM,
-                "errno_name": "ENOMEM",
-            }
-            for name, nbytes in self._ask_prices(prices).items()
+            name: kind.request() for name, kind in only_kinds(priced, check_kinds(chosen)).items()
         }
 
-    def _ask_prices(self, prices: dict[str, int]) -> dict[str, int]:
+    def _ask_prices(self, kinds: dict[str, LiveKind]) -> dict[str, LiveKind]:
         """Let plugins change what the kinds of objects cost."""
         if not self.hooks.wants("kmem_price_syscall"):
-            return prices
+            return kinds
         asked: dict[str, int] = {}
-        for syscall, entry in modelled_syscalls().items():
-            for kind in filter(None, (entry.kind, entry.kind_if_set)):
-                nbytes = self.hooks.call(
-                    "kmem_price_syscall",
-                    syscall=syscall,
-                    kind=kind,
-                    nbytes=prices[kind],
-                    kernel=self.kernel,
+        for syscall, made in makers(kinds):
+            nbytes = self.hooks.call(
+                "kmem_price_syscall",
+                syscall=syscall,
+                kind=made,
+                nbytes=kinds[made].nbytes,
+                kernel=self.kernel,
+            )
+            if nbytes is None:
+                continue
+            if not isinstance(nbytes, int) or nbytes < 0:
+                raise ConfigurationError(
+                    f"a plugin prices {syscall} at {nbytes!r}; a price is whole bytes from 0 on"
                 )
-                if nbytes is None:
-                    continue
-                if not isinstance(nbytes, int) or nbytes < 0:
-                    raise ConfigurationError(
-                        f"a plugin prices {syscall} at {nbytes!r}; a price is whole bytes from 0 on"
-                    )
-                asked[kind] = max(nbytes, asked.get(kind, 0))
-        return {**prices, **asked}
+            asked[made] = max(nbytes, asked.get(made, 0))
+        return {
+            name: replace(kind, nbytes=asked.get(name, kind.nbytes)) for name, kind in kinds.items()
+        }
 
 
 def _docker_runtime(harness: Harness) -> Runtime:

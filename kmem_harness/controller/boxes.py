@@ -14,14 +14,24 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.controller.box import Box, EventFile, Kind, Price
+from kmem_harness.controller.audit import (
+    Audit,
+    DescriptorPart,
+    NamePart,
+    Part,
+    SpacePart,
+    SystemVPart,
+    TaskPart,
+)
+from kmem_harness.controller.books import Kind
+from kmem_harness.controller.box import Box, EventFile
 from kmem_harness.controller.gate import Gate
 from kmem_harness.controller.handshake import Handshake, Taken
 from kmem_harness.controller.legacy import Legacy, carry_out
 from kmem_harness.controller.loop import HANGUP, READABLE, Loop
+from kmem_harness.controller.pricing import families, make_pricing
 from kmem_harness.controller.recording import RecordingFile
 from kmem_harness.core.errors import ConfigurationError, ShimError
-from kmem_harness.costs.kinds import modelled_syscalls
 from kmem_harness.interposer.census import DescendantCensus, NamespaceCensus
 from kmem_harness.interposer.entrants import (
     entrants,
@@ -29,7 +39,9 @@ from kmem_harness.interposer.entrants import (
     pid_inside,
     shares_pid_namespace,
 )
+from kmem_harness.interposer.file_systems import FileSystems
 from kmem_harness.interposer.filter import Condition, FilterPlan, offer
+from kmem_harness.interposer.processes import BoxProcesses
 from kmem_harness.interposer.syscalls import native_architecture
 
 if TYPE_CHECKING:
@@ -129,7 +141,13 @@ class Boxes:
             message = f"box {name!r} exists already, or its name holds a '/' or a NUL"
             raise ConfigurationError(message)
         kinds = {
-            kind: Kind(kind, int(cost["nbytes"]), int(cost["errno"]), str(cost["errno_name"]))
+            kind: Kind(
+                kind,
+                int(cost["nbytes"]),
+                int(cost["errno"]),
+                str(cost["errno_name"]),
+                int(cost.get("included", 0)),
+            )
             for kind, cost in request["kinds"].items()
         }
         box = Box(name, memcg, kinds, observe=bool(request["observe"]))
@@ -150,12 +168,13 @@ class Boxes:
         running = _Running(box, str(request["isolation"]), filtered=filtered, lasting=lasting)
         path = None
         if filtered:
-            box.prices = self._price(kinds)
+            pricing = make_pricing(kinds, self._architecture, box.table_grows)
+            box.prices = pricing.prices
             path = os.path.join(self._directory, f"{name}/shim.sock" if lasting else f"{name}.sock")
             running.handshake = Handshake(
                 self._loop,
                 path,
-                offer(self._plan(running)),
+                offer(self._plan(running, pricing.only_if)),
                 lambda taken: self._taken(running, taken),
                 (lambda pid: self._may_join(running, pid)) if lasting else None,
             )
@@ -195,19 +214,7 @@ class Boxes:
         self._loop.watch(running.init_pidfd, lambda _: self._init_died(running))
         running.handshake.expect(pid)
 
-    def _price(self, kinds: dict[str, Kind]) -> dict[int, Price]:
-        """Say what each call is charged as; one that costs nothing either way is not trapped."""
-        prices = {}
-        for name, entry in modelled_syscalls().items():
-            number = self._architecture.numbers.get(name)
-            kind = kinds[entry.kind]
-            if_set = kinds[entry.kind_if_set] if entry.kind_if_set else kind
-            if number is None or not (kind.nbytes or if_set.nbytes):
-                continue
-            prices[number] = Price(name, number, kind, entry.arg, entry.mask, if_set)
-        return prices
-
-    def _plan(self, running: _Running) -> FilterPlan:
+    def _plan(self, running: _Running, narrowed: dict[str, Condition]) -> FilterPlan:
         deny = dict(_ALWAYS_DENIED)
         if running.isolation == "none":
             deny |= _DENIED_WITHOUT_NAMESPACE
@@ -220,7 +227,7 @@ class Boxes:
             architecture=self._architecture,
             trap=frozenset(price.name for price in running.box.prices.values()) - deny.keys(),
             deny=deny,
-            only_if=_ONLY_IF,
+            only_if=_ONLY_IF | narrowed,
         )
 
     def _taken(self, running: _Running, taken: Taken | ShimError) -> bool:
@@ -233,7 +240,7 @@ class Boxes:
             if taken.joined:
                 self._let_join(running, taken.peer_pid)
             else:
-                self._count_tasks(running, taken.peer_pid)
+                self._begin_audit(running, taken.peer_pid)
         except OSError as error:  # it died already, or we may not look at it
             listener.close()
             message = f"the tasks of box {box.name} cannot be counted: {error}"
@@ -250,15 +257,38 @@ class Boxes:
             self._started(running, None)
         return True
 
-    def _count_tasks(self, running: _Running, target: int) -> None:
+    def _begin_audit(self, running: _Running, target: int) -> None:
+        """See what there is to look at, before the target makes anything. Raises: OSError."""
         box = running.box
         if running.isolation == "none":
-            box.census = DescendantCensus(box.init_pid, frozenset({str(target)}))
-            return
-        if running.lasting:
-            running.filters = filters_of(target)
-        running.outsiders = {"1", pid_inside(target)}
-        box.census = NamespaceCensus(box.init_pid, running.outsiders)
+            tasks = TaskPart(DescendantCensus(box.init_pid, frozenset({str(target)})))
+        else:
+            if running.lasting:
+                running.filters = filters_of(target)
+            running.outsiders = {"1", pid_inside(target)}
+            tasks = TaskPart(NamespaceCensus(box.init_pid, running.outsiders))
+        box.tasks = tasks
+        parts: list[Part] = [tasks]
+        kinds = box.kinds
+        if any(kind.included for kind in kinds.values()) or "file" in kinds:
+            # An engine's own init may be the target itself; ours never is.
+            processes = BoxProcesses(box.init_pid, with_init=running.lasting)
+            box.spaces = SpacePart(
+                processes,
+                lambda: len(running.joined) + (len(running.outsiders) if running.lasting else 1),
+                {name: kind.included for name, kind in kinds.items() if kind.included},
+                bounded=not box.observe,
+            )
+            descriptors = DescriptorPart(processes, box.spaces)
+            descriptors.leave_out_what_is_there()
+            parts += [box.spaces, descriptors]
+        names = families(kinds)
+        if names:
+            box.names = NamePart(FileSystems(box.init_pid), names)
+            parts.append(box.names)
+        if any(name in kinds for name in SystemVPart.kinds):
+            parts.append(SystemVPart())
+        box.audit = Audit(box.books, parts)
 
     def _may_join(self, running: _Running, pid: int) -> bool:
         """Say whether a process that nobody announced is an exec into this container.
@@ -370,9 +400,7 @@ class Boxes:
         if running.init_pidfd >= 0:
             os.close(running.init_pidfd)
             running.init_pidfd = -1
-        if box.census is not None:
-            box.census.close()
-            box.census = None
+        box.end_audit()
         box.over = box.ending = False
 
     # -- the end ---------------------------------------------------------------------------

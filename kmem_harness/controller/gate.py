@@ -14,14 +14,15 @@ import time
 from errno import ENOMEM
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.controller.box import Ticket
+from kmem_harness.controller.books import Ticket
 from kmem_harness.core.errors import AccountingError
-from kmem_harness.interposer.census import clone_is_over, last_child_of
+from kmem_harness.interposer.census import call_is_over, last_child_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from kmem_harness.controller.box import Box, Kind, Price
+    from kmem_harness.controller.books import Charge
+    from kmem_harness.controller.box import Box
     from kmem_harness.core.counter import ResourceCounter
     from kmem_harness.interposer.listener import Listener
 
@@ -31,15 +32,14 @@ __all__ = ["PARK_SECONDS", "Gate"]
 PARK_SECONDS = 0.020
 #: Within this many further objects of a limit, remember a thread's youngest child: proof later.
 _NEAR = 4
-#: A census this quick is taken whenever one is due; a slower one gets at most 1/5 of the time.
-_QUICK_CENSUS_SECONDS = 0.000_25
-_CENSUS_REST = 4.0
+#: A peak is true to this part of it.
+_PEAK_PARTS = 128
 
 
 class _Parked:
     """A call that waits for an answer."""
 
-    __slots__ = ("box", "deadline", "id", "kind", "listener", "price", "tid")
+    __slots__ = ("box", "charge", "deadline", "id", "listener", "tid")
 
     def __init__(
         self,
@@ -47,16 +47,14 @@ class _Parked:
         listener: Listener,
         notification_id: int,
         tid: int,
-        price: Price,
-        kind: Kind,
+        charge: Charge,
         deadline: float,
     ) -> None:
         self.box = box
         self.listener = listener
         self.id = notification_id
         self.tid = tid
-        self.price = price
-        self.kind = kind
+        self.charge = charge
         self.deadline = deadline
 
 
@@ -92,10 +90,17 @@ class Gate:
             listener.deny(notification_id, ENOMEM)
             return
         price = box.prices[number]
-        kind = price.kind
-        if price.mask and notification[6 + price.arg] & price.mask:
-            kind = price.kind_if_set
-        nbytes = kind.nbytes
+        charge = price.always
+        if charge is None:
+            charge = price.choose(notification)
+        if charge.copies_memory:
+            charge = box.fork_charge(charge, tid, time.monotonic())
+        nbytes = charge.nbytes
+        if not nbytes:
+            if charge.removes and box.names is not None:
+                box.names.removals += 1
+            listener.allow(notification_id)
+            return
         near = nbytes * _NEAR
         for counter in box.counters:
             usage = counter.usage
@@ -103,10 +108,10 @@ class Gate:
                 break
         else:
             if box.memcg.try_charge(nbytes) is None:
-                self._let_run(box, listener, notification_id, tid, price, kind, None)
+                self._let_run(box, listener, notification_id, tid, charge, None)
                 return
         deadline = time.monotonic() + PARK_SECONDS
-        self._decide(_Parked(box, listener, notification_id, tid, price, kind, deadline))
+        self._decide(_Parked(box, listener, notification_id, tid, charge, deadline))
 
     def retry_parked(self) -> None:
         """Look again at every call that waits; each is answered by its deadline."""
@@ -121,11 +126,11 @@ class Gate:
     def take_census(self, below: ResourceCounter) -> None:
         """Bring the books of every box whose charges walk *below* up to date."""
         for box in self._below([below]):
-            box.take_census(clone_is_over)
+            box.take_census(call_is_over)
 
     def look(self, box: Box) -> None:
-        """See how *box* is doing now, for its timeline, with a census if one is due."""
-        self._census_if_due(box, time.monotonic(), forced=False)
+        """See how *box* is doing now, for its timeline, with a census where one is due."""
+        self._count_due(box, time.monotonic())
         box.note_usage()
         if box.recording is not None:
             box.recording.flush()
@@ -133,52 +138,56 @@ class Gate:
     # -- near a limit, or at a new peak ------------------------------------------------------
 
     def _decide(self, call: _Parked) -> None:
-        box, kind = call.box, call.kind
+        box, charge = call.box, call.charge
+        nbytes = charge.nbytes
         if box.ending:
             call.listener.deny(call.id, ENOMEM)
             return
         if box.observe:
-            self._confirm_peak(box, kind.nbytes)
-            box.memcg.charge(kind.nbytes)
-            self._let_run(box, call.listener, call.id, call.tid, call.price, kind, None)
+            self._confirm_peak(box, nbytes)
+            box.memcg.charge(nbytes)
+            self._let_run(box, call.listener, call.id, call.tid, charge, None)
             box.note_usage()
             return
         now = time.monotonic()
         too_late = now >= call.deadline
-        over = _all_over(box, kind.nbytes)
+        over = _all_over(box, nbytes)
         if not over:
-            self._confirm_peak(box, kind.nbytes)
+            self._confirm_peak(box, nbytes)
         else:
             # Forced at the deadline: nothing is refused on an old count.
-            counted = self._below(over)
-            fresh = [self._census_if_due(one, now, forced=too_late) for one in counted]
-            over = _all_over(box, kind.nbytes)
+            fresh = [
+                self._make_room(one, over, nbytes, now, forced=too_late)
+                for one in self._below(over)
+            ]
+            over = _all_over(box, nbytes)
             if over:
-                if too_late or (all(fresh) and any(self._is_certain(one, kind) for one in over)):
+                if too_late or (all(fresh) and any(self._is_certain(one, nbytes) for one in over)):
                     self._refuse(call)
                 else:
                     self._parked.append(call)
                 return
         # Proof for later, should the limit be met while this thread is still in its clone.
-        near = bool(_all_over(box, kind.nbytes * _NEAR))
-        before = last_child_of(call.tid) if near else None
-        if box.memcg.try_charge(kind.nbytes) is not None:
-            message = f"{box.memcg.path} had room for {kind.nbytes} bytes and refused them"
+        before = None
+        if charge.makes_task and _all_over(box, nbytes * _NEAR):
+            before = last_child_of(call.tid)
+        if box.memcg.try_charge(nbytes) is not None:
+            message = f"{box.memcg.path} had room for {nbytes} bytes and refused them"
             raise AccountingError(message)
-        self._let_run(box, call.listener, call.id, call.tid, call.price, kind, before)
+        self._let_run(box, call.listener, call.id, call.tid, charge, before)
         box.note_usage()
 
     def _refuse(self, call: _Parked) -> None:
-        box, kind, listener = call.box, call.kind, call.listener
+        box, charge, listener = call.box, call.charge, call.listener
         if not listener.is_waiting(call.id):
             return
-        refusal = box.memcg.try_charge(kind.nbytes)
+        refusal = box.memcg.try_charge(charge.nbytes)
         if refusal is None:
-            message = f"{box.memcg.path} had no room for {kind.nbytes} bytes and took them"
+            message = f"{box.memcg.path} had no room for {charge.nbytes} bytes and took them"
             raise AccountingError(message)
         caller = box.caller(call.tid)
-        if listener.deny(call.id, kind.errno):
-            card = box.refused(call.price, kind, refusal.counter, caller)
+        if listener.deny(call.id, charge.parts[0][0].errno):
+            card = box.refused(charge, refusal.counter, caller)
             if card:
                 self._on_refusal(box, card)
 
@@ -188,47 +197,59 @@ class Gate:
         listener: Listener,
         notification_id: int,
         tid: int,
-        price: Price,
-        kind: Kind,
+        charge: Charge,
         last_child: bytes | None,
     ) -> None:
-        box.enter(kind)
-        if price.uncertain or kind is not price.kind:
-            box.may_have_threads = True
+        box.books.enter(charge)
+        if charge.may_make_thread and box.tasks is not None:
+            box.tasks.with_threads = True
         if listener.allow(notification_id):
-            box.tickets[tid] = Ticket(kind, price.number, last_child)
+            box.tickets[tid] = Ticket(charge, last_child)
             if box.recording is not None:
-                box.recording.made(tid, price.name, kind.name, kind.nbytes)
+                box.recording.made(tid, charge)
         else:
-            box.cancel(kind)
+            box.books.cancel(charge)
 
     def _confirm_peak(self, box: Box, nbytes: int) -> None:
-        """See that a new max_usage is real: without this, dead tasks would be part of it."""
+        """See that a new max_usage is real: without this, the dead would be part of it.
+
+        What grew by less than a hundredth since the last look need not be looked at again.
+        """
         for counter in box.counters:
-            if counter.usage + nbytes > counter.max_usage:
-                now = time.monotonic()
-                # What is recorded shall be as exact as a refusal would be.
-                forced = box.recording is not None
-                for one in self._below([counter]):
-                    self._census_if_due(one, now, forced=forced)
+            after = counter.usage + nbytes
+            if after > counter.max_usage:
+                grown = box.memcg.kmem.usage + nbytes - box.usage_seen
+                if box.recording is not None:
+                    # What is recorded shall be as exact as a refusal would be.
+                    self.take_census(counter)
+                elif grown * _PEAK_PARTS > after:
+                    now = time.monotonic()
+                    for one in self._below([counter]):
+                        self._count_due(one, now)
                 return
 
-    def _census_if_due(self, box: Box, now: float, *, forced: bool) -> bool:
-        """Count a box unless it was just counted at length; true if its books are fresh."""
-        if box.census is None:
-            return True
-        # The average keeps one census that was held up from looking like a large box.
-        cost = min(box.census_last_seconds, box.census_seconds / max(box.censuses, 1))
-        rested = box.census_began + cost * (1 + _CENSUS_REST)
-        if forced or cost < _QUICK_CENSUS_SECONDS or now >= rested:
-            box.take_census(clone_is_over)
-            return True
-        return False
+    def _count_due(self, box: Box, now: float) -> None:
+        if box.audit is not None:
+            box.prove_tickets(call_is_over)
+            box.audit.due_parts(now)
+            box.usage_seen = box.memcg.kmem.usage
 
-    def _is_certain(self, counter: ResourceCounter, kind: Kind) -> bool:
-        """Say whether *counter* would refuse even if no clone under way comes to anything."""
-        unproven = sum(box.unproven_bytes() for box in self._below([counter]))
-        return counter.usage - unproven + kind.nbytes > counter.limit
+    def _make_room(
+        self, box: Box, over: list[ResourceCounter], nbytes: int, now: float, *, forced: bool
+    ) -> bool:
+        """Count what of *box* may be gone; true if nothing that would make room was left out."""
+        if box.audit is None:
+            return True
+        short = max(counter.usage + nbytes - counter.limit for counter in over)
+        if short <= 0:
+            return True  # another box made the room
+        box.prove_tickets(call_is_over)
+        return box.audit.parts_for(short, now, forced=forced)
+
+    def _is_certain(self, counter: ResourceCounter, nbytes: int) -> bool:
+        """Say whether *counter* would refuse even if no call under way comes to anything."""
+        unproven = sum(box.books.unproven_nbytes() for box in self._below([counter]))
+        return counter.usage - unproven + nbytes > counter.limit
 
     def _below(self, counters: list[ResourceCounter]) -> list[Box]:
         """List the boxes whose charges walk any of *counters*."""

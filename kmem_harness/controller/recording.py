@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kmem_harness.controller.box import EventFile
 
 if TYPE_CHECKING:
+    from kmem_harness.controller.books import Charge
     from kmem_harness.controller.box import Box
 
 __all__ = ["RECORDING_VERSION", "RecordingFile"]
@@ -48,8 +49,9 @@ class RecordingFile(EventFile):
             }
         )
 
-    def made(self, tid: int, syscall: str, kind: str, nbytes: int) -> None:
+    def made(self, tid: int, charge: Charge) -> None:
         """Record one charge that was just made. Names hold nothing that JSON would escape."""
+        syscall, kind, nbytes = charge.syscall, charge.parts[0][0].name, charge.nbytes
         usages = ",".join([str(counter.usage) for counter in self._counters])
         seconds = time.monotonic() - self._zero
         self._lines.append(f'[{seconds:.6f},{tid},"{syscall}","{kind}",{nbytes},{usages}]\n')

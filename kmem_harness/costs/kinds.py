@@ -1,13 +1,14 @@
-"""Say which kind of kernel object each trapped system call makes. Data; prices are elsewhere.
+"""Say which kinds of kernel object each system call makes. Data; prices are elsewhere.
 
-Source: kernel/fork.c (v5.10) for tasks. What a kind costs stands in the cost tables.
+Only the number and scalar arguments count: whatever stands in the target's memory can be changed
+between our look and the kernel's. Source: fs/, net/, ipc/ and kernel/fork.c (v5.10).
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kmem_harness.core.errors import ConfigurationError
 
@@ -15,97 +16,212 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "DIRECTORY",
+    "INODE",
     "SYSCALL_KINDS",
+    "Argument",
+    "Case",
     "Modelled",
+    "Partial",
     "PassedThrough",
+    "charged_syscalls",
     "check_kinds",
     "markdown",
-    "modelled_syscalls",
 ]
 
+#: Names get the kind of the file system they are made on, which the number does not tell: they
+#: are charged as the dearest there may be, and placed by a census.
+DIRECTORY = "directory"
+INODE = "inode"
+
+_CLONE_VM = 0x00000100
 _CLONE_THREAD = 0x00010000
+_O_CREAT = 0o100
+_TMPFILE = 0o20000000
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_TYPE, _STREAM = 0xF, 1
+_WHOLE = 0xFFFFFFFF
+_EPOLL_CTL_ADD = 1
+#: Any of these bits is set in a descriptor from 256 on.
+_BEYOND_TABLE = 0xFFFFFF00
+
+
+class Argument(NamedTuple):
+    """Argument *number*, under *mask*, is *value*; with *value* ``None`` it is anything but 0."""
+
+    number: int
+    mask: int
+    value: int | None = None
+
+    def holds(self, word: int) -> bool:
+        """Say whether it holds for the argument's value *word*."""
+        return (word & self.mask) != 0 if self.value is None else (word & self.mask) == self.value
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a call makes if every test of ``when`` holds: one entry of ``makes`` for each object.
+
+    ``copies_memory``: and the caller's address space once more.
+    """
+
+    makes: tuple[str, ...]
+    when: tuple[Argument, ...] = ()
+    copies_memory: bool = False
 
 
 @dataclass(frozen=True)
 class Modelled:
-    """A call that is charged as *kind*, or as *kind_if_set* if argument *arg* has *mask* set."""
+    """A call that is charged for what it makes; the first case whose tests hold counts.
 
-    kind: str
-    arg: int = 0
-    mask: int = 0
-    kind_if_set: str | None = None
+    ``removes`` names: the call makes nothing, but may free one. ``only_if`` narrows the trap
+    itself: the kernel runs the call untouched where it does not hold. ``uncertain``: what it made
+    is known only afterwards, for its flags are in memory.
+    """
+
+    cases: tuple[Case, ...]
+    removes: bool = False
+    only_if: Argument | None = None
+    uncertain: bool = False
+
+
+@dataclass(frozen=True)
+class Partial(Modelled):
+    """A call that is charged, but not for all it makes: ``reason`` says what is missing."""
+
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class PassedThrough:
-    """A call that makes kernel objects which are not charged yet, and why."""
+    """A call that makes kernel objects which are not charged, and why."""
 
     reason: str
 
 
-_NO_CENSUS = PassedThrough("frees of this kind are not seen yet, so it would only ever be charged")
+def _makes(*kinds: str) -> Modelled:
+    return Modelled((Case(kinds),))
 
-#: clone3 keeps its flags in memory that the target can rewrite while we look, so it is charged
-#: as the dearer of the two kinds; the next census finds out which it was.
+
+_OPENS = "socket buffers are not counted"
+_FILE_AND_NAME = ("file", INODE)
+
 SYSCALL_KINDS: dict[str, Modelled | PassedThrough] = {
-    "fork": Modelled("task"),
-    "vfork": Modelled("task"),
-    "clone": Modelled("task", arg=0, mask=_CLONE_THREAD, kind_if_set="thread"),
-    "clone3": Modelled("task"),
-} | dict.fromkeys(
-    (
-        "accept",
-        "accept4",
-        "add_key",
-        "bpf",
-        "creat",
-        "epoll_create",
-        "epoll_create1",
-        "epoll_ctl",
-        "eventfd",
-        "eventfd2",
-        "inotify_add_watch",
-        "inotify_init",
-        "inotify_init1",
-        "link",
-        "linkat",
-        "memfd_create",
-        "mkdir",
-        "mkdirat",
-        "mknod",
-        "mknodat",
-        "mount",
-        "mq_open",
-        "msgget",
-        "msgsnd",
-        "open",
-        "openat",
-        "openat2",
-        "perf_event_open",
-        "pidfd_open",
-        "pipe",
-        "pipe2",
-        "semget",
-        "setns",
-        "shmget",
-        "signalfd",
-        "signalfd4",
-        "socket",
-        "socketpair",
-        "symlink",
-        "symlinkat",
-        "timer_create",
-        "timerfd_create",
-        "unshare",
-        "userfaultfd",
+    # Tasks. clone3 keeps its flags in memory, so it is charged as the dearer of the two kinds.
+    "fork": Modelled((Case(("task",), copies_memory=True),)),
+    "vfork": _makes("task"),
+    "clone": Modelled(
+        (
+            Case(("thread",), (Argument(0, _CLONE_THREAD),)),
+            Case(("task",), (Argument(0, _CLONE_VM),)),
+            Case(("task",), copies_memory=True),
+        )
     ),
-    _NO_CENSUS,
-)
+    "clone3": Modelled((Case(("task",)),), uncertain=True),
+    # Files and names.
+    "open": Modelled((Case(_FILE_AND_NAME, (Argument(1, _O_CREAT | _TMPFILE),)), Case(("file",)))),
+    "openat": Modelled(
+        (Case(_FILE_AND_NAME, (Argument(2, _O_CREAT | _TMPFILE),)), Case(("file",)))
+    ),
+    "openat2": Partial(
+        (Case(("file",)),), reason="its flags are in memory, so a name it makes is not charged"
+    ),
+    "creat": _makes(*_FILE_AND_NAME),
+    "mkdir": _makes(DIRECTORY),
+    "mkdirat": _makes(DIRECTORY),
+    "mknod": _makes(INODE),
+    "mknodat": _makes(INODE),
+    "symlink": _makes(INODE),
+    "symlinkat": _makes(INODE),
+    **dict.fromkeys(
+        ("unlink", "unlinkat", "rmdir", "rename", "renameat", "renameat2"),
+        Modelled((), removes=True),
+    ),
+    # Descriptors.
+    "pipe": _makes("pipe"),
+    "pipe2": _makes("pipe"),
+    "socket": Partial(
+        (
+            Case(("unix-socket",), (Argument(0, _WHOLE, _AF_UNIX),)),
+            Case(("tcp-socket",), (Argument(0, _WHOLE, _AF_INET), Argument(1, _TYPE, _STREAM))),
+            Case(("tcp6-socket",), (Argument(0, _WHOLE, _AF_INET6), Argument(1, _TYPE, _STREAM))),
+            Case(("netlink-socket",), (Argument(0, _WHOLE, _AF_NETLINK),)),
+            Case(("udp-socket",)),
+        ),
+        reason=_OPENS,
+    ),
+    "socketpair": Partial((Case(("unix-socket", "unix-socket")),), reason=_OPENS),
+    # Which family it is stands in the listening socket: charged as the dearest until a census.
+    "accept": Partial((Case(("tcp6-socket",)),), uncertain=True, reason=_OPENS),
+    "accept4": Partial((Case(("tcp6-socket",)),), uncertain=True, reason=_OPENS),
+    **dict.fromkeys(
+        (
+            "eventfd",
+            "eventfd2",
+            "epoll_create",
+            "epoll_create1",
+            "timerfd_create",
+            "pidfd_open",
+        ),
+        _makes("anon-file"),
+    ),
+    # Given a descriptor they change it, and make nothing.
+    **dict.fromkeys(
+        ("signalfd", "signalfd4"),
+        Modelled((Case(("anon-file",)),), only_if=Argument(0, _WHOLE, _WHOLE)),
+    ),
+    "inotify_init": _makes("inotify"),
+    "inotify_init1": _makes("inotify"),
+    "memfd_create": _makes("memfd"),
+    "epoll_ctl": Modelled((Case(("epoll-watch",)),), only_if=Argument(1, _WHOLE, _EPOLL_CTL_ADD)),
+    "inotify_add_watch": _makes("inotify-watch"),
+    # A table grows to hold the number asked for; smaller ones are part of every process.
+    **dict.fromkeys(
+        ("dup2", "dup3"),
+        Modelled((Case(("descriptor-table",)),), only_if=Argument(1, _BEYOND_TABLE)),
+    ),
+    # Address spaces.
+    "mmap": Partial(
+        (Case(("vma",)),),
+        reason="mappings split by mprotect, madvise or munmap, and page tables filled by faults, "
+        "are counted at a census and never refused",
+    ),
+    # System V IPC: an identifier that exists is found again by its key, which makes nothing.
+    "semget": _makes("sysv-sem"),
+    "msgget": _makes("sysv-msg"),
+    "shmget": _makes("sysv-shm"),
+    # Not charged.
+    **dict.fromkeys(
+        ("link", "linkat"),
+        PassedThrough("a name without an inode: no file system tells how many there are"),
+    ),
+    "msgsnd": PassedThrough("messages come and go by calls that cannot be told apart"),
+    "mq_open": PassedThrough("its queue lasts beyond the descriptor, unseen from outside"),
+    "timer_create": PassedThrough("5.10 charges nothing for it (measured)"),
+    **dict.fromkeys(
+        ("setns", "unshare", "mount"),
+        PassedThrough("namespaces and mounts cannot be counted from outside"),
+    ),
+    "add_key": PassedThrough("keys are charged to their user's quota, not to a memcg"),
+    **dict.fromkeys(
+        ("bpf", "perf_event_open", "userfaultfd"),
+        PassedThrough("how much it takes stands in memory, or depends on later calls"),
+    ),
+}
 
 
-def modelled_syscalls() -> dict[str, Modelled]:
-    """Give the calls that are charged, by name: those the filter has to trap."""
-    return {name: entry for name, entry in SYSCALL_KINDS.items() if isinstance(entry, Modelled)}
+def charged_syscalls(kinds: frozenset[str] | set[str]) -> dict[str, Modelled]:
+    """Give the calls that make, or remove, any of *kinds*: those a filter has to trap."""
+    names = bool({DIRECTORY, INODE} & kinds)
+    return {
+        name: entry
+        for name, entry in SYSCALL_KINDS.items()
+        if isinstance(entry, Modelled)
+        and (
+            (entry.removes and names)
+            or any(kind in kinds for case in entry.cases for kind in case.makes)
+        )
+    }
 
 
 def check_kinds(kinds: Sequence[str] | None) -> frozenset[str]:
@@ -115,9 +231,10 @@ def check_kinds(kinds: Sequence[str] | None) -> frozenset[str]:
     """
     known = {
         kind
-        for entry in modelled_syscalls().values()
-        for kind in (entry.kind, entry.kind_if_set)
-        if kind
+        for entry in SYSCALL_KINDS.values()
+        if isinstance(entry, Modelled)
+        for case in entry.cases
+        for kind in case.makes
     }
     if kinds is None:
         return frozenset(known)
@@ -138,16 +255,26 @@ def markdown() -> str:
     for name, entry in SYSCALL_KINDS.items():
         if isinstance(entry, PassedThrough):
             key = ("passed through", entry.reason)
-        elif entry.kind_if_set:
-            key = ("modelled", f"charged as {entry.kind}, or as {entry.kind_if_set} by its flags")
+        elif isinstance(entry, Partial):
+            key = ("partial", f"{_charged_as(entry)}; {entry.reason}")
         else:
-            key = ("modelled", f"charged as {entry.kind}")
+            key = ("modelled", _charged_as(entry))
         rows.setdefault(key, []).append(f"`{name}`")
     lines = ["| system calls | | |", "|---|---|---|"]
     lines += [
         f"| {', '.join(names)} | {status} | {what} |" for (status, what), names in rows.items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def _charged_as(entry: Modelled) -> str:
+    if entry.removes:
+        return "watched: a name may go"
+    makes = dict.fromkeys(" and ".join(case.makes) for case in entry.cases if case.makes)
+    text = f"charged as {', or '.join(makes)}"
+    if entry.uncertain:
+        return f"{text} until a census tells"
+    return f"{text}, by its arguments" if len(makes) > 1 else text
 
 
 if __name__ == "__main__":

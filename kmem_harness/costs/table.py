@@ -86,6 +86,7 @@ class Kind:
     :param user_nbytes: user memory charged along with it.
     :param peak_nbytes: what it takes for a moment while it is made.
     :param memory_limit_stretch: how many times more fit under a memory limit, thanks to reclaim.
+    :param included: so many in each process are part of what its task costs.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Kind:
     peak_nbytes: int
     time_us: int
     memory_limit_stretch: float
+    included: int = 0
 
     @property
     def errno(self) -> int:
@@ -177,6 +179,7 @@ class _Reader:
                 "peak_nbytes",
                 "time_us",
                 "memory_limit_stretch",
+                "included",
             ),
             table,
         )
@@ -204,6 +207,7 @@ class _Reader:
             peak_nbytes=self._whole(entry, "peak_nbytes", table, nbytes),
             time_us=self._whole(entry, "time_us", table, 10),
             memory_limit_stretch=float(stretch),
+            included=self._whole(entry, "included", table, 0),
         )
 
     def _part(self, part: object, table: str, errno_name: str) -> Part:

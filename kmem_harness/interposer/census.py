@@ -11,12 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from kmem_harness.interposer.syscalls import ARCHITECTURES
+
 __all__ = [
     "DescendantCensus",
     "NamespaceCensus",
     "TaskCensus",
     "Tasks",
-    "clone_is_over",
+    "call_is_over",
     "comm_of",
     "last_child_of",
     "tgid_of",
@@ -28,9 +30,16 @@ _STATES_OUTSIDE_CLONE = frozenset("SZXTI")
 # Where the pids begin in a listing of /proc, behind fifty other entries (fs/proc/base.c,
 # TGID_OFFSET since v3.10). Where that is not so, the whole is listed.
 _FIRST_PID_OFFSET = 258
-# Only clone3 reads memory before it makes the child, and a page of that memory can be kept
-# from it for as long as a userfaultfd owner likes: there S proves nothing.
-_CLONE3 = 435
+_STATES_GONE = frozenset("ZX")
+# clone3 is not among them: it reads memory before it makes the child, and a page of that memory
+# can be kept from it for as long as a userfaultfd owner likes: there S proves nothing.
+_CLONES = frozenset(
+    architecture.numbers[name]
+    for architecture in ARCHITECTURES.values()
+    if architecture.name == os.uname().machine
+    for name in ("clone", "fork", "vfork")
+    if name in architecture.numbers
+)
 
 
 @dataclass(frozen=True)
@@ -165,18 +174,23 @@ class DescendantCensus:
         (inside if at in inside else outside).update(chain)
 
 
-def clone_is_over(tid: int, number: int, last_child: bytes | None) -> bool:
-    """Prove that *tid* has left the clone it was allowed, or that it is gone.
+def call_is_over(tid: int, number: int, last_child: bytes | None) -> bool:
+    """Prove that *tid* has left the call it was allowed, or that it is gone.
 
-    *number* is that system call's; *last_child* is what :func:`last_child_of` gave before the
-    call was allowed, or ``None`` where nobody looked. Never wrong when true; false proves nothing.
+    *number* is that system call's; *last_child* is what :func:`last_child_of` gave before a clone
+    was allowed, or ``None`` where nobody looked. Never wrong when true; false proves nothing.
     """
     try:
         state = _read(f"/proc/{tid}/stat").rpartition(b") ")[2][:1].decode("ascii")
-        if state in _STATES_OUTSIDE_CLONE and (
-            number != _CLONE3 or not _read(f"/proc/{tid}/syscall").startswith(b"435 ")
-        ):
+        if state in _STATES_GONE:
             return True
+        if state in _STATES_OUTSIDE_CLONE:
+            if number in _CLONES:
+                return True
+            # Elsewhere it may sleep inside: in accept, or on a page of memory it was given.
+            inside = _read(f"/proc/{tid}/syscall").partition(b" ")[0]
+            if inside.strip() not in (b"running", b"%d" % number):
+                return True
     except (FileNotFoundError, ProcessLookupError):
         return True
     except OSError:  # Yama may forbid /proc/TID/syscall

@@ -19,7 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmem_harness.controller.box import Box, Kind, Price, Ticket
+from kmem_harness.controller.audit import Audit, TaskPart
+from kmem_harness.controller.books import Charge, Kind, Price, Ticket
+from kmem_harness.controller.box import Box
 from kmem_harness.controller.gate import PARK_SECONDS, Gate
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
@@ -91,7 +93,9 @@ class Bench:
         self.box = new_box(self.memcg, observe=observe)
         self.listener = FakeListener()
         self.box.listeners.append(self.listener)
-        self.census = self.box.census = FakeCensus()
+        self.census = FakeCensus()
+        self.box.tasks = TaskPart(self.census)
+        self.box.audit = Audit(self.box.books, [self.box.tasks])
         self.cards = []
         self.gate = Gate(lambda: [self.box], lambda _, card: self.cards.append(card))
 
@@ -119,9 +123,11 @@ def new_box(memcg, *, observe=False):
         "thread": Kind("thread", THREAD, errno.ENOMEM, "ENOMEM"),
     }
     box = Box("box", memcg, kinds, observe=observe)
-    for name, number in (("clone", CLONE), ("clone3", CLONE3)):
-        mask = CLONE_THREAD if name == "clone" else 0
-        box.prices[number] = Price(name, number, kinds["task"], 0, mask, kinds["thread"])
+    task, thread = ((kinds[name], 1) for name in ("task", "thread"))
+    is_thread = (((0, CLONE_THREAD, None),), Charge("clone", CLONE, (thread,)))
+    box.prices[CLONE] = Price("clone", (is_thread, ((), Charge("clone", CLONE, (task,)))))
+    unseen = Charge("clone3", CLONE3, (task,), uncertain=True)
+    box.prices[CLONE3] = Price("clone3", (((), unseen),))
     return box
 
 
@@ -325,13 +331,13 @@ class World:
 
     def clone(self, name):
         one = Clone(*CLONES[name])
-        kind = self.box.kinds[one.charged_as]
-        assert self.memcg.try_charge(kind.nbytes) is None
-        self.box.enter(kind)
+        charge = Charge("clone", CLONE, ((self.box.kinds[one.charged_as], 1),))
+        assert self.memcg.try_charge(charge.nbytes) is None
+        self.box.books.enter(charge)
         tid = self.box.kinds["task"].charged + self.box.kinds["thread"].charged
         while tid in self.under_way:  # a thread is in one call at a time
             tid += 1
-        self.box.tickets[tid] = Ticket(kind, CLONE, None)
+        self.box.tickets[tid] = Ticket(charge, None)
         self.under_way[tid] = one
         self.alive.append(one)
 
@@ -339,7 +345,7 @@ class World:
         for tid in [tid for tid, one in self.under_way.items() if one.proven]:
             del self.box.tickets[tid], self.under_way[tid]
         before = self.memcg.kmem.usage
-        self.box.reconcile(self.truth())
+        self.box.books.reconcile(self.truth())
         assert self.memcg.kmem.usage <= before
 
     def happen(self, step, number):
@@ -363,7 +369,7 @@ class World:
 
     def truth(self):
         born = [one.really for one in self.alive if one.born]
-        return Tasks(born.count("task"), born.count("thread"))
+        return {name: born.count(name) for name in BYTES}
 
     @property
     def live(self):
@@ -385,7 +391,6 @@ def test_reconcile_when_anything_happens_then_books_are_never_below_what_is_aliv
         one.born = one.proven = True
     world.census()
     world.census()
-    truth = world.truth()
-    assert world.live == {"task": truth.processes, "thread": truth.threads}
+    assert world.live == world.truth()
     world.box.close_books()
     assert world.memcg.kmem.usage == world.memcg.memory.usage == 0

@@ -148,7 +148,7 @@ def test_limit_when_kernel_is_emulated_then_binds_in_each(kernel):
     with Harness(kernel) as harness:
         each = harness._kinds()["task"]["nbytes"]
         limit = 3 * each + 4096
-        with Forker(harness, kmem_limit=limit) as forker:
+        with Forker(harness, kmem_limit=limit, kinds=["task"]) as forker:
             assert forker.fork(9) == (3, "ENOMEM")
             forker.finish()
             kmem = forker.box.report()["memcg"]["kmem"]

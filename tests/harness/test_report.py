@@ -143,7 +143,7 @@ def test_report_when_box_is_free_then_mode_is_off(harness):
 def test_card_when_memory_counter_refuses_then_says_so():
     with Harness("5.10") as harness:
         limit = 2 * harness._kinds()["task"]["nbytes"] // 4096 * 4096 + 4096
-        with Forker(harness, memory_limit=limit) as forker:
+        with Forker(harness, memory_limit=limit, kinds=["task"]) as forker:
             assert forker.fork(5) == (2, "ENOMEM")
             (card,) = forker.box.refusals
             forker.finish()

@@ -58,7 +58,10 @@ static inline const char *errno_name(int error)
 	case EAGAIN: return "EAGAIN";
 	case ENOMEM: return "ENOMEM";
 	case EINVAL: return "EINVAL";
+	case ENFILE: return "ENFILE";
+	case EMFILE: return "EMFILE";
 	case ENOSPC: return "ENOSPC";
+	case ENOBUFS: return "ENOBUFS";
 	case ENOSYS: return "ENOSYS";
 	default: return "other";
 	}

@@ -1,0 +1,197 @@
+"""Count the open files of a box by kind, from outside. Knows /proc/PID/fd; knows no prices.
+
+One object is counted once: sockets, pipes and memfds by their inode, other files where kcmp shows
+that a process shares one with another, as after a fork. What cannot be told apart is counted
+twice, never left out. Descriptors in an unread message are in no table: they are counted at the
+socket that waits for them (scm_fds, since Linux 5.7).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from kmem_harness.interposer.processes import read_file, stat_of
+
+__all__ = ["SOCKET_KINDS", "Descriptors", "count_descriptors"]
+
+#: What the socket file system says of a socket's protocol (system.sockprotoname).
+SOCKET_KINDS = {
+    b"UNIX": "unix-socket",
+    b"UNIX-STREAM": "unix-socket",
+    b"TCP": "tcp-socket",
+    b"TCPv6": "tcp6-socket",
+    b"MPTCP": "tcp-socket",
+    b"MPTCPv6": "tcp6-socket",
+    b"NETLINK": "netlink-socket",
+}
+_OTHER_SOCKET = "udp-socket"
+_ANONYMOUS = {
+    "anon_inode:[eventfd]": "anon-file",
+    "anon_inode:[eventpoll]": "anon-file",
+    "anon_inode:[timerfd]": "anon-file",
+    "anon_inode:[signalfd]": "anon-file",
+    "anon_inode:[pidfd]": "anon-file",
+    "anon_inode:inotify": "inotify",
+}
+#: Which fdinfo lines are objects of their own, by what the descriptor is.
+_WATCHES = {
+    "anon_inode:[eventpoll]": (b"tfd:", "epoll-watch"),
+    "anon_inode:inotify": (b"inotify wd:", "inotify-watch"),
+}
+_SYS_KCMP = {"x86_64": 312, "aarch64": 272}
+_KCMP_FILE, _KCMP_FILES = 0, 2
+#: So many holders of one file under one number are compared; beyond, a holder counts as another.
+_MOST_COMPARED = 8
+_FIRST_TABLE = 64
+_FEW_DIGITS = 2
+
+
+@dataclass
+class Descriptors:
+    """What a box holds through descriptors.
+
+    :param kinds: objects by kind, watches among them.
+    :param in_flight: descriptors in messages that wait at a socket seen here.
+    :param complete: false if a table could not be read, so that nothing is proven to be gone.
+    """
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    in_flight: int = 0
+    complete: bool = True
+    #: Processes with descriptors beyond the table that every process starts with.
+    grown: set[int] = field(default_factory=set)
+    #: What was found by inode: sockets, pipes and memfds.
+    inodes: dict[str, str] = field(default_factory=dict)
+
+
+def count_descriptors(
+    pids: list[int], known: dict[str, str], watched: frozenset[str] | set[str]
+) -> Descriptors:
+    """Count what the descriptor tables of *pids* hold.
+
+    :param known: kinds by inode, from an earlier count: a socket's protocol never changes.
+    :param watched: count these kinds of watches, too.
+    """
+    count = _Count(known, watched)
+    for pid in pids:
+        count.add_process(pid)
+    return count.found
+
+
+class _Count:
+    """One count over many tables."""
+
+    def __init__(self, known: dict[str, str], watched: frozenset[str] | set[str]) -> None:
+        self.found = Descriptors()
+        self._known = known
+        self._watched = watched
+        self._holders: dict[tuple[str, str], list[int]] = {}
+
+    def add_process(self, pid: int) -> None:
+        """Add the table of *pid*, and those that its threads have for themselves."""
+        stat = stat_of(pid)
+        if stat is None:
+            return
+        tables = [pid]
+        if stat.threads > 1:
+            with suppress(OSError):
+                for name in os.listdir(f"/proc/{pid}/task"):
+                    tid = int(name)
+                    if all(_kcmp(one, tid, _KCMP_FILES) != 0 for one in tables):
+                        tables.append(tid)
+        for owner in tables:
+            self._add_table(owner)
+
+    def _add_table(self, owner: int) -> None:
+        try:
+            table = os.open(f"/proc/{owner}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError):
+            return  # it is gone, and its table with it
+        except OSError:
+            self.found.complete = False
+            return
+        try:
+            numbers = os.listdir(table)
+            if len(numbers) > _FIRST_TABLE or any(len(number) > _FEW_DIGITS for number in numbers):
+                self.found.grown.add(owner)
+            for number in numbers:
+                with suppress(FileNotFoundError, ProcessLookupError):  # closed since
+                    self._add(owner, number, os.readlink(number, dir_fd=table))
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+        except OSError:
+            self.found.complete = False
+        finally:
+            os.close(table)
+
+    def _add(self, owner: int, number: str, link: str) -> None:
+        found = self.found
+        if link.startswith(("socket:[", "pipe:[", "/memfd:")):
+            key = link
+            if link.startswith("/memfd:"):
+                key = f"memfd:{os.stat(f'/proc/{owner}/fd/{number}').st_ino}"
+            if key in found.inodes:
+                return
+            kind = self._known.get(key) or _kind_by_inode(owner, number, link)
+            found.inodes[key] = kind
+            found.kinds[kind] += 1
+            if kind == "unix-socket":
+                found.in_flight += _waiting(owner, number)
+            return
+        holders = self._holders.setdefault((number, link), [])
+        if any(_same_file(holder, owner, number) for holder in holders[:_MOST_COMPARED]):
+            return
+        holders.append(owner)
+        found.kinds[
+            "anon-file" if link.startswith("pidfd:[") else _ANONYMOUS.get(link, "file")
+        ] += 1
+        watch = _WATCHES.get(link)
+        if watch is not None and watch[1] in self._watched:
+            lines = read_file(f"/proc/{owner}/fdinfo/{number}").splitlines()
+            found.kinds[watch[1]] += sum(line.startswith(watch[0]) for line in lines)
+
+
+def _kind_by_inode(owner: int, number: str, link: str) -> str:
+    if link.startswith("pipe:["):
+        return "pipe"
+    if link.startswith("/memfd:"):
+        return "memfd"
+    try:
+        protocol = os.getxattr(f"/proc/{owner}/fd/{number}", "system.sockprotoname")
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return _OTHER_SOCKET
+    return SOCKET_KINDS.get(protocol.rstrip(b"\0"), _OTHER_SOCKET)
+
+
+def _waiting(owner: int, number: str) -> int:
+    """Give how many descriptors wait in the messages a socket has not read."""
+    for line in read_file(f"/proc/{owner}/fdinfo/{number}").splitlines():
+        if line.startswith(b"scm_fds:"):
+            return int(line.partition(b":")[2])
+    return 0
+
+
+def _same_file(one: int, other: int, number: str) -> bool:
+    """Say whether descriptor *number* of two processes is one open file."""
+    return _kcmp(one, other, _KCMP_FILE, int(number), int(number)) == 0
+
+
+_libc: ctypes.CDLL | None = None
+_NR_KCMP = _SYS_KCMP.get(os.uname().machine)
+
+
+def _kcmp(one: int, other: int, what: int, first: int = 0, second: int = 0) -> int:
+    """Compare a resource of two processes: 0 if it is one and the same; -1 if none can tell."""
+    global _libc  # noqa: PLW0603 - ctypes' own handle, opened once
+    if _NR_KCMP is None:
+        return -1
+    if _libc is None:
+        _libc = ctypes.CDLL(None, use_errno=True)
+    word = ctypes.c_ulong
+    return int(_libc.syscall(_NR_KCMP, one, other, what, word(first), word(second)))

@@ -1,0 +1,119 @@
+"""Count the inodes that file systems a box can write to have in use. Knows mounts and statvfs.
+
+An inode that was unlinked and is still held by somebody is in use; a name is not, so renaming
+changes nothing. Others may use the same file system: only differences mean anything.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from contextlib import suppress
+
+__all__ = ["FileSystems"]
+
+#: They have no inodes that last, or keep them elsewhere.
+_PASSED = frozenset(
+    [
+        "autofs",
+        "binfmt_misc",
+        "bpf",
+        "cgroup",
+        "cgroup2",
+        "configfs",
+        "debugfs",
+        "devpts",
+        "efivarfs",
+        "fusectl",
+        "hugetlbfs",
+        "mqueue",
+        "nsfs",
+        "proc",
+        "pstore",
+        "ramfs",
+        "securityfs",
+        "selinuxfs",
+        "sysfs",
+        "tracefs",
+    ]
+)
+_TMPFS = frozenset({"tmpfs", "devtmpfs"})
+
+
+class FileSystems:
+    """The file systems that one process can write to."""
+
+    def __init__(self, pid: int) -> None:
+        """Look at the mounts of *pid*. Raises: OSError if it is gone."""
+        self._root = f"/proc/{pid}/root"
+        self._mounts = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._changes = select.poll()
+        self._changes.register(self._mounts, select.POLLPRI)
+        #: Path and class ("tmpfs" or "disk") by device.
+        self._systems: dict[str, tuple[str, str]] = {}
+        #: Types of those that do not say how many inodes are in use.
+        self.silent: set[str] = set()
+        self._read_mounts()
+
+    def used(self) -> dict[str, int]:
+        """Give the inodes in use. Shape: by device, for those of :meth:`class_of`."""
+        if self._changes.poll(0):
+            self._read_mounts()
+        used = {}
+        for device, (path, _) in self._systems.items():
+            with suppress(OSError):  # unmounted since
+                figures = os.statvfs(path)
+                used[device] = figures.f_files - figures.f_ffree
+        return used
+
+    def class_of(self, device: str) -> str:
+        """Say what a device's names cost: as on "tmpfs" or as on "disk"."""
+        return self._systems[device][1] if device in self._systems else "disk"
+
+    def classes(self) -> set[str]:
+        """Say which classes there are."""
+        return {kind for _, kind in self._systems.values()}
+
+    def close(self) -> None:
+        """Let go of the mounts."""
+        os.close(self._mounts)
+
+    def _read_mounts(self) -> None:
+        os.lseek(self._mounts, 0, os.SEEK_SET)
+        text = b""
+        while more := os.read(self._mounts, 65536):
+            text += more
+        systems: dict[str, tuple[str, str]] = {}
+        disks: set[tuple[int, ...]] = set()
+        self.silent = set()
+        for line in text.decode("utf-8", "surrogateescape").splitlines():
+            mount, _, system = line.partition(" - ")
+            _, _, device, _, where, options, *_ = mount.split(" ")
+            kind, _, flags = system.split(" ")[:3]
+            if kind in _PASSED or device in systems:
+                continue
+            if "ro" in options.split(",") or "ro" in flags.split(","):
+                continue
+            path = self._root + _unescape(where)
+            try:
+                figures = os.statvfs(path)
+            except OSError:  # behind something the box itself could not pass
+                continue
+            if not figures.f_files:
+                self.silent.add(kind)
+            elif kind in _TMPFS:
+                systems[device] = (path, "tmpfs")
+            else:
+                # An overlay gives the figures of the disk below it, which may be mounted, too.
+                same = (figures.f_files, figures.f_ffree, figures.f_blocks, figures.f_bfree)
+                if same not in disks:
+                    disks.add(same)
+                    systems[device] = (path, "disk")
+        self._systems = systems
+
+
+def _unescape(text: str) -> str:
+    """Undo the octal escapes of blanks in mountinfo."""
+    for escape, byte in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(escape, byte)
+    return text

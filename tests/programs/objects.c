@@ -1,0 +1,259 @@
+/*
+ * Make kernel objects of one kind until one cannot be nr_made, and say how many there were.
+ *
+ *   objects WORKLOAD CAP [DIRECTORY]
+ *
+ * prints "MADE ERRNO" ("ok" where the cap was reached), keeps everything until its standard input
+ * ends, and exits with 0. The workloads are those of the recordings. Children are bounded by CAP and end with their parent.
+ */
+#include "bounded.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/sem.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static long nr_made;
+
+static int descriptor(int fd)
+{
+	return fd < 0 ? -1 : 0;
+}
+
+static int make_fork_pause(void)
+{
+	int alive[2];
+	char byte;
+	pid_t child;
+
+	if (pipe(alive) < 0)
+		return -1;
+	child = fork();
+	if (child == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (write(alive[1], "", 1) == 1)
+			for (;;)
+				pause();
+		_exit(1);
+	}
+	close(alive[1]);
+	if (child > 0 && read(alive[0], &byte, 1) != 1)
+		child = -1;
+	close(alive[0]);
+	return child < 0 ? -1 : 0;
+}
+
+static int make_fork_exec(void)
+{
+	int gone[2];
+	char byte;
+	pid_t child;
+
+	if (pipe2(gone, O_CLOEXEC) < 0)
+		return -1;
+	child = fork();
+	if (child == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		execl("/proc/self/exe", "objects", "pause", "1", (char *)NULL);
+		_exit(errno);
+	}
+	close(gone[1]);
+	if (child > 0 && read(gone[0], &byte, 1) != 0)
+		child = -1;
+	close(gone[0]);
+	return child < 0 ? -1 : 0;
+}
+
+static void *pause_thread(void *unused)
+{
+	(void)unused;
+	for (;;)
+		pause();
+	return NULL;
+}
+
+static int make_pthread(void)
+{
+	static pthread_attr_t attributes;
+	pthread_t thread;
+
+	if (nr_made == 0) {
+		pthread_attr_init(&attributes);
+		pthread_attr_setstacksize(&attributes, 16384);
+	}
+	errno = pthread_create(&thread, &attributes, pause_thread, NULL);
+	return errno ? -1 : 0;
+}
+
+static int make_mkdir_chain(void)
+{
+	return mkdir("x", 0700) < 0 || chdir("x") < 0 ? -1 : 0;
+}
+
+static const char *numbered(const char *prefix)
+{
+	static char name[64];
+
+	snprintf(name, sizeof(name), "%s%ld", prefix, nr_made);
+	return name;
+}
+
+static int make_mkdir_flat(void)
+{
+	return mkdir(numbered("d"), 0700);
+}
+
+static int make_create(void)
+{
+	int fd = open(numbered("f"), O_CREAT | O_EXCL | O_WRONLY, 0600);
+
+	return fd < 0 ? -1 : close(fd);
+}
+
+static int make_open_file(void)
+{
+	return descriptor(open("/proc/self/exe", O_RDONLY));
+}
+
+static int make_pipe(void)
+{
+	int ends[2];
+
+	return pipe(ends);
+}
+
+static int make_unix_socket(void)
+{
+	return descriptor(socket(AF_UNIX, SOCK_STREAM, 0));
+}
+
+static int make_tcp_socket(void)
+{
+	return descriptor(socket(AF_INET, SOCK_STREAM, 0));
+}
+
+static int make_udp_socket(void)
+{
+	return descriptor(socket(AF_INET, SOCK_DGRAM, 0));
+}
+
+static int make_eventfd(void)
+{
+	return descriptor(eventfd(0, 0));
+}
+
+static int make_epoll(void)
+{
+	return descriptor(epoll_create1(0));
+}
+
+static int make_timerfd(void)
+{
+	return descriptor(timerfd_create(CLOCK_MONOTONIC, 0));
+}
+
+static int make_memfd(void)
+{
+	return descriptor(memfd_create("x", 0));
+}
+
+static int make_inotify(void)
+{
+	return descriptor(inotify_init1(0));
+}
+
+static int make_sysv_sem(void)
+{
+	return descriptor(semget(IPC_PRIVATE, 1, 0600));
+}
+
+static int make_mmap_vma(void)
+{
+	/* Protections in turn, so that no two neighbours become one. */
+	int protection = nr_made % 2 ? PROT_READ : PROT_NONE;
+
+	return mmap(NULL, 4096, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED ? -1
+											    : 0;
+}
+
+static int make_fdtable_dup2(void)
+{
+	long fd = (256L << nr_made) - 1;
+
+	return descriptor(dup2(0, (int)fd));
+}
+
+static const struct {
+	const char *name;
+	int (*make)(void);
+} workloads[] = {
+	{ "fork-pause", make_fork_pause },
+	{ "fork-exec", make_fork_exec },
+	{ "pthread", make_pthread },
+	{ "mkdir-chain", make_mkdir_chain },
+	{ "mkdir-flat", make_mkdir_flat },
+	{ "create", make_create },
+	{ "open-file", make_open_file },
+	{ "pipe", make_pipe },
+	{ "unix-socket", make_unix_socket },
+	{ "tcp-socket", make_tcp_socket },
+	{ "udp-socket", make_udp_socket },
+	{ "eventfd", make_eventfd },
+	{ "epoll", make_epoll },
+	{ "timerfd", make_timerfd },
+	{ "memfd", make_memfd },
+	{ "inotify", make_inotify },
+	{ "sysv-sem", make_sysv_sem },
+	{ "mmap-vma", make_mmap_vma },
+	{ "fdtable-dup2", make_fdtable_dup2 },
+};
+
+int main(int argc, char **argv)
+{
+	struct rlimit most = { 1 << 20, 1 << 20 };
+	long cap = argc > 2 ? strtol(argv[2], NULL, 10) : 0;
+	const char *result = "ok";
+	char byte;
+
+	if (argc > 1 && strcmp(argv[1], "pause") == 0)
+		for (;;)
+			pause();
+	if (setrlimit(RLIMIT_NOFILE, &most) < 0)
+		perror("objects: RLIMIT_NOFILE");
+	if (argc > 3 && chdir(argv[3]) < 0) {
+		perror(argv[3]);
+		return 2;
+	}
+	for (size_t i = 0; i < sizeof(workloads) / sizeof(*workloads); i++) {
+		if (argc < 3 || strcmp(argv[1], workloads[i].name) != 0)
+			continue;
+		while (nr_made < cap && workloads[i].make() == 0)
+			nr_made++;
+		if (nr_made < cap)
+			result = errno_name(errno);
+		printf("%ld %s\n", nr_made, result);
+		fflush(stdout);
+		while (read(0, &byte, 1) > 0)
+			;
+		return 0;
+	}
+	fprintf(stderr, "objects: no workload %s\n", argc > 1 ? argv[1] : "given");
+	return 2;
+}

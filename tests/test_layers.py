@@ -48,7 +48,7 @@ TOP: dict[str, set[str]] = {
     "report": {"core"},
     "run_command": {*_JOINED, "report"},
     "demos": {*_JOINED, "run_command"},
-    "pytest_plugin": {*_JOINED, "docker"},
+    "pytest_plugin": {*_JOINED, "docker", "report"},
     "replay": _JOINED,
     "experiments": {*_JOINED, "report"},
     "top": {"core", "controller.client"},

@@ -8,26 +8,48 @@ from __future__ import annotations
 
 from kmem_harness.pytest_plugin.containers import ContainerFactory
 from kmem_harness.pytest_plugin.docker_patch import pytest_runtestloop
-from kmem_harness.pytest_plugin.fixtures import kmem_container, kmem_harness, kmem_memcg
+from kmem_harness.pytest_plugin.fixtures import (
+    kmem_container,
+    kmem_container_module,
+    kmem_container_session,
+    kmem_harness,
+    kmem_memcg,
+    kmem_memcg_module,
+    kmem_memcg_session,
+)
 from kmem_harness.pytest_plugin.markers import pytest_collection_modifyitems
-from kmem_harness.pytest_plugin.running import pytest_runtest_makereport
-from kmem_harness.pytest_plugin.settings import (
-    Settings,
+from kmem_harness.pytest_plugin.running import (
+    pytest_enter_pdb,
+    pytest_leave_pdb,
+    pytest_report_teststatus,
+    pytest_runtest_call,
+    pytest_runtest_makereport,
+)
+from kmem_harness.pytest_plugin.session import (
     pytest_addoption,
     pytest_configure,
     pytest_report_header,
 )
+from kmem_harness.pytest_plugin.settings import Settings
 
 __all__ = [
     "ContainerFactory",
     "Settings",
     "kmem_container",
+    "kmem_container_module",
+    "kmem_container_session",
     "kmem_harness",
     "kmem_memcg",
+    "kmem_memcg_module",
+    "kmem_memcg_session",
     "pytest_addoption",
     "pytest_collection_modifyitems",
     "pytest_configure",
+    "pytest_enter_pdb",
+    "pytest_leave_pdb",
     "pytest_report_header",
+    "pytest_report_teststatus",
+    "pytest_runtest_call",
     "pytest_runtest_makereport",
     "pytest_runtestloop",
 ]

@@ -2,53 +2,69 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import pytest
+from kmem_harness.pytest_plugin.verdicts import cannot_enforce
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import NoReturn
 
-    from kmem_harness.core.errors import UnsupportedHostError
     from kmem_harness.harness import Box, Harness, MemcgHandle
-    from kmem_harness.pytest_plugin.markers import Limit
+    from kmem_harness.pytest_plugin.records import Record
     from kmem_harness.pytest_plugin.settings import Settings
 
-__all__ = ["ContainerFactory", "cannot_enforce"]
+__all__ = ["ContainerFactory"]
 
 
 class ContainerFactory:
     """Start containers under one memcg; all of them end with it."""
 
-    def __init__(
-        self, harness: Harness, memcg: MemcgHandle, limit: Limit, settings: Settings
-    ) -> None:
-        """Start them in *harness*, below *memcg*, which is limited to *limit*."""
-        self.boxes: list[Box] = []
-        self.memcg = memcg
+    def __init__(self, harness: Harness, record: Record, settings: Settings) -> None:
+        """Start them in *harness*, below the memcg of *record*, which they are entered in."""
         self._harness = harness
-        self._limit = limit
+        self._record = record
         self._settings = settings
+        self._ends = ExitStack()
+
+    def __repr__(self) -> str:
+        """Show where they live, and how many there are."""
+        return f"<kmem_container below {self.memcg.path}: {len(self.boxes)} started>"
+
+    @property
+    def memcg(self) -> MemcgHandle:
+        """The memcg they live under."""
+        return self._record.memcg
+
+    @property
+    def boxes(self) -> list[Box]:
+        """All of them, in the order they were started in."""
+        return self._record.boxes
 
     def __call__(
         self,
         command: Sequence[str] = (),
         image: str | None = None,
         kmem_limit: str | int | None = None,
+        timeout: float | None = None,
         **options: Any,
     ) -> Box:
         """Start *command*; *kmem_limit* is this container's own, below the test's.
 
         With *image*, or where ``--kmem-runtime`` says so, it is a Docker container, whose image may
-        have a command of its own.
+        have a command of its own. After *timeout* seconds (``--kmem-timeout``) it is ended, and the
+        test fails.
         Further options are those of ``Harness.run``. Raises: what that raises; the test is skipped
         (with ``--kmem-require``, failed) where this host cannot enforce the limit.
         """
         from kmem_harness.core.errors import UnsupportedHostError
 
-        options = {"mode": self._limit.mode, "kinds": self._limit.kinds, **options}
+        limit = self._record.limit
+        unlimited = limit.size is None and kmem_limit is None
+        mode = "observe" if unlimited and limit.counted else limit.mode
+        options = {"mode": mode, "kinds": limit.kinds, **options}
         options.setdefault("runtime", "docker" if image else self._settings.runtime)
         if options["runtime"] == "docker":
             image = image or self._settings.image
@@ -58,18 +74,24 @@ class ContainerFactory:
         except UnsupportedHostError as error:
             cannot_enforce(error, require=self._settings.require)
         self.boxes.append(box)
+        self._ends.callback(box.close)
+        seconds = timeout or self._settings.timeout
+        if seconds is not None:
+            from kmem_harness.pytest_plugin.deadlines import Deadline
+
+            deadline = Deadline(seconds, partial(self._time_out, box, seconds))
+            self._ends.callback(deadline.cancel)
         return box
 
     def close(self) -> None:
-        """End every container, whatever the end of another brings."""
-        with ExitStack() as each:
-            for box in self.boxes:
-                each.callback(box.close)
+        """End every container, the last one first, whatever the end of another brings."""
+        self._ends.close()
 
-
-def cannot_enforce(error: UnsupportedHostError, *, require: bool) -> NoReturn:
-    """Skip the test, or fail it if that is asked for."""
-    text = f"kmem limits cannot be enforced here: {error}; {error.remedy}"
-    if require:
-        pytest.fail(text, pytrace=False)
-    pytest.skip(text)
+    def _time_out(self, box: Box, seconds: float) -> None:
+        if box.status is not None:
+            return
+        # First of all: whoever waits for the container goes on as soon as it is dead.
+        self._record.timed_out[box] = seconds
+        box.kill()
+        if box.status is None or box.status.signal != signal.SIGKILL:  # it had just ended by itself
+            del self._record.timed_out[box]

@@ -6,17 +6,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kmem_harness.pytest_plugin.containers import ContainerFactory, cannot_enforce
+from kmem_harness.pytest_plugin.containers import ContainerFactory
 from kmem_harness.pytest_plugin.markers import limit_of
-from kmem_harness.pytest_plugin.running import FACTORY
+from kmem_harness.pytest_plugin.records import SESSION, begin
 from kmem_harness.pytest_plugin.settings import SETTINGS
+from kmem_harness.pytest_plugin.verdicts import cannot_enforce
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kmem_harness.harness import Harness, MemcgHandle
 
-__all__ = ["kmem_container", "kmem_harness", "kmem_memcg"]
+__all__ = [
+    "kmem_container",
+    "kmem_container_module",
+    "kmem_container_session",
+    "kmem_harness",
+    "kmem_memcg",
+    "kmem_memcg_module",
+    "kmem_memcg_session",
+]
 
 
 @pytest.fixture(scope="session")
@@ -37,12 +46,23 @@ def kmem_harness(pytestconfig: pytest.Config) -> Iterator[Harness]:
 @pytest.fixture
 def kmem_memcg(request: pytest.FixtureRequest, kmem_harness: Harness) -> Iterator[MemcgHandle]:
     """Give this test's memcg, limited by its ``limit_kmem`` marker or the settings."""
-    limit = limit_of(request.node, request.config.stash[SETTINGS].limit)
-    memcg = kmem_harness.memcg(f"/pytest/{_memcg_name(request.node.nodeid)}", limit.size)
-    yield memcg
-    for child in memcg.children():
-        child.remove()
-    memcg.remove()
+    yield from _memcg(request, kmem_harness)
+
+
+@pytest.fixture(scope="module")
+def kmem_memcg_module(
+    request: pytest.FixtureRequest, kmem_harness: Harness
+) -> Iterator[MemcgHandle]:
+    """Give this module's memcg, limited by the ``limit_kmem`` in its pytestmark or the settings."""
+    yield from _memcg(request, kmem_harness)
+
+
+@pytest.fixture(scope="session")
+def kmem_memcg_session(
+    request: pytest.FixtureRequest, kmem_harness: Harness
+) -> Iterator[MemcgHandle]:
+    """Give the session's memcg, limited by the settings."""
+    yield from _memcg(request, kmem_harness)
 
 
 @pytest.fixture
@@ -50,12 +70,46 @@ def kmem_container(
     request: pytest.FixtureRequest, kmem_harness: Harness, kmem_memcg: MemcgHandle
 ) -> Iterator[ContainerFactory]:
     """Give a factory of containers that live under this test's memcg and end with the test."""
+    yield from _factory(request, kmem_harness, kmem_memcg)
+
+
+@pytest.fixture(scope="module")
+def kmem_container_module(
+    request: pytest.FixtureRequest, kmem_harness: Harness, kmem_memcg_module: MemcgHandle
+) -> Iterator[ContainerFactory]:
+    """Give a factory of containers that live under this module's memcg and end with it."""
+    yield from _factory(request, kmem_harness, kmem_memcg_module)
+
+
+@pytest.fixture(scope="session")
+def kmem_container_session(
+    request: pytest.FixtureRequest, kmem_harness: Harness, kmem_memcg_session: MemcgHandle
+) -> Iterator[ContainerFactory]:
+    """Give a factory of containers that live under the session's memcg and end with it."""
+    yield from _factory(request, kmem_harness, kmem_memcg_session)
+
+
+def _memcg(request: pytest.FixtureRequest, harness: Harness) -> Iterator[MemcgHandle]:
+    limit = limit_of(request.node, request.config.stash[SETTINGS])
+    name = SESSION if request.scope == "session" else _memcg_name(request.node.nodeid)
+    memcg = harness.memcg(f"/pytest/{name}", limit.size)
+    record = begin(request, memcg, limit)
+    yield memcg
+    record.settle(request.config)
+    for child in memcg.children():
+        child.remove()
+    memcg.remove()
+
+
+def _factory(
+    request: pytest.FixtureRequest, harness: Harness, memcg: MemcgHandle
+) -> Iterator[ContainerFactory]:
     settings = request.config.stash[SETTINGS]
-    limit = limit_of(request.node, settings.limit)
-    factory = ContainerFactory(kmem_harness, kmem_memcg, limit, settings)
-    request.node.stash[FACTORY] = factory
+    record = begin(request, memcg, limit_of(request.node, settings))
+    factory = ContainerFactory(harness, record, settings)
     yield factory
     factory.close()
+    record.settle(request.config)
 
 
 def _memcg_name(nodeid: str) -> str:

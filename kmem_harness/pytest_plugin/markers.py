@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kmem_harness.pytest_plugin.reading import check_size
+from kmem_harness.pytest_plugin.settings import SETTINGS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["MARKERS", "Limit", "limit_of", "pytest_collection_modifyitems"]
+    from kmem_harness.pytest_plugin.settings import Settings
+
+__all__ = ["MARKERS", "Limit", "leaks_allowed", "limit_of", "pytest_collection_modifyitems"]
 
 #: As ``pytest --markers`` shows them.
 MARKERS = (
@@ -20,10 +25,15 @@ MARKERS = (
         'test together to SIZE, such as "8M"; of some KINDS of objects alone, such as ["task"]; mode '
         '"observe" counts and refuses nothing.'
     ),
+    (
+        'limit_kmem_leaks(size="0"): fail the test if its containers hold more than SIZE of kernel '
+        "memory at its end that they did not hold at its beginning."
+    ),
 )
 
 # What a marker may say. Its text stands in messages, so it is written as a user writes it.
 _LIMIT_KMEM = inspect.signature(lambda size, kinds=None, mode="enforce": None)  # noqa: ARG005
+_LIMIT_KMEM_LEAKS = inspect.signature(lambda size="0": None)  # noqa: ARG005
 
 
 @dataclass(frozen=True)
@@ -33,20 +43,37 @@ class Limit:
     size: str | int | None
     mode: str = "enforce"
     kinds: Sequence[str] | None = None
+    #: Whether containers without a limit are to be counted all the same.
+    counted: bool = False
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Judge every marker before the first test runs."""
     for item in items:
-        limit_of(item, None)
+        limit_of(item, config.stash[SETTINGS])
 
 
-def limit_of(node: pytest.Item | pytest.Collector, default: str | None) -> Limit:
-    """Read the nearest ``limit_kmem`` marker of *node*, else limit to *default*.
+def limit_of(node: pytest.Item | pytest.Collector, settings: Settings) -> Limit:
+    """Read the nearest ``limit_kmem`` marker of *node*, else the settings.
 
     Raises: pytest.UsageError naming the test.
     """
-    return _read_nearest(node, "limit_kmem", _LIMIT_KMEM, _read_limit) or Limit(default)
+    size, mode, kinds = _read_nearest(node, "limit_kmem", _LIMIT_KMEM, _read_limit) or (
+        settings.limit,
+        "enforce",
+        None,
+    )
+    counted = settings.counts_always or leaks_allowed(node) is not None
+    return Limit(size, mode, kinds, counted)
+
+
+def leaks_allowed(node: pytest.Item | pytest.Collector) -> int | None:
+    """Give the bytes that containers may hold on to, ``None`` if nobody asked.
+
+    Raises: pytest.UsageError naming the test.
+    """
+    nbytes: int | None = _read_nearest(node, "limit_kmem_leaks", _LIMIT_KMEM_LEAKS, _read_leaks)
+    return nbytes
 
 
 def _read_nearest(
@@ -70,9 +97,9 @@ def _read_nearest(
         raise pytest.UsageError(message) from error
 
 
-def _read_limit(size: Any, kinds: Any, mode: Any) -> Limit:
+def _read_limit(size: Any, kinds: Any, mode: Any) -> tuple[Any, str, Sequence[str] | None]:
+    from kmem_harness.core.sizes import UNLIMITED, parse_size
     from kmem_harness.costs.kinds import check_kinds
-    from kmem_harness.pytest_plugin.settings import check_size
 
     if mode not in ("enforce", "observe"):
         message = f"mode={mode!r} is not known; known are 'enforce' and 'observe'"
@@ -83,4 +110,15 @@ def _read_limit(size: Any, kinds: Any, mode: Any) -> Limit:
         message = f"size: {error}"
         raise ValueError(message) from error
     check_kinds(kinds)
-    return Limit(size, mode, None if kinds is None else tuple(kinds))
+    if parse_size(str(size)) == UNLIMITED:
+        size = None
+    return size, mode, None if kinds is None else tuple(kinds)
+
+
+def _read_leaks(size: Any) -> int:
+    from kmem_harness.core.sizes import UNLIMITED, parse_size
+
+    nbytes = parse_size(str(size))
+    if nbytes == UNLIMITED:
+        raise ValueError("size: no limit at all checks nothing; leave the marker out")
+    return nbytes

@@ -11,25 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kmem_harness.pytest_plugin.markers import MARKERS
+from kmem_harness.pytest_plugin import reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
-__all__ = [
-    "SETTINGS",
-    "Option",
-    "Settings",
-    "check_size",
-    "pytest_addoption",
-    "pytest_configure",
-    "pytest_report_header",
-]
-
-_DEFAULT_KERNEL = "5.10"
-_YES_AND_NO = {"1": True, "true": True, "yes": True, "on": True} | dict.fromkeys(
-    ("0", "false", "no", "off"), False
-)
+__all__ = ["OPTIONS", "SETTINGS", "Given", "Option", "Settings", "read_settings"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +28,7 @@ class Option:
     """
 
     name: str
-    read: Callable[[str], Any]
+    read: Callable[[str, Path], Any]
     default: Any
     metavar: str | None  # None: a switch
     help: str
@@ -67,146 +55,204 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What somebody set: the text, where it stands, and how near that is (the lower, the nearer)."""
+
+    text: str
+    source: str
+    rank: int
+
+
+@dataclass(frozen=True)
 class Settings:
-    """What the user asked for, once and for the whole run. ``sources`` says what was set, and where."""
+    """What the user asked for, once and for the whole run."""
 
     limit: str | None
     kernel: str
     runtime: str
     image: str | None
+    timeout: float | None
     require: bool
     docker_patch: bool
-    sources: Mapping[str, str]
+    top: int
+    report: tuple[tuple[str, str], ...]
+    keep: str
+    keep_dir: str
+    baseline: str
+    update_baseline: bool
+    fail_on_increase: float | None
+    #: What was set, by field.
+    given: Mapping[str, Given]
+
+    @property
+    def counts_always(self) -> bool:
+        """Whether containers without a limit are counted, too: somebody wants to know."""
+        return self.update_baseline or self.fail_on_increase is not None
 
 
 SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 
-
-def check_size(size: Any) -> Any:
-    """Give *size* back. Raises: ValueError if no limit can be made of it."""
-    from kmem_harness.handles import limit_text
-
-    limit_text(str(size))
-    return size
-
-
-def _kernel(text: str) -> str:
-    from kmem_harness.core.profiles import profile_named
-
-    return profile_named(text).name
-
-
-def _runtime(text: str) -> str:
-    if text not in ("local", "docker"):
-        message = f"{text!r} is not known; known are 'local' and 'docker'"
-        raise ValueError(message)
-    return text
-
-
-def _switch(text: str) -> bool:
-    try:
-        return _YES_AND_NO[text.lower()]
-    except KeyError:
-        message = f"{text!r} is neither yes nor no; give 1 or 0"
-        raise ValueError(message) from None
-
-
 OPTIONS = (
     Option(
         "limit",
-        check_size,
+        reading.limit,
         None,
         "SIZE",
         "kernel-memory limit of each test's memcg, such as 8M (default: none)",
     ),
-    Option(
-        "kernel", _kernel, _DEFAULT_KERNEL, "PROFILE", "kernel to emulate: v4, 3.8, 3.12 or 5.10"
-    ),
+    Option("kernel", reading.kernel, "5.10", "PROFILE", "kernel to emulate: v4, 3.8, 3.12 or 5.10"),
     Option(
         "runtime",
-        _runtime,
+        reading.runtime,
         "local",
         "NAME",
         "where containers without an image of their own run: local or docker",
     ),
-    Option("image", str, None, "REF", "image of docker containers that name none (default: none)"),
+    Option(
+        "image",
+        reading.text,
+        None,
+        "REF",
+        "image of docker containers that name none (default: none)",
+    ),
+    Option(
+        "timeout",
+        reading.seconds,
+        None,
+        "SECONDS",
+        "end containers that run longer, and fail their test; stands still in a debugger "
+        "(default: none)",
+    ),
     Option(
         "require",
-        _switch,
+        reading.switch,
         False,
         None,
         "fail tests whose limit this host cannot enforce, instead of skipping them",
     ),
     Option(
         "docker-patch",
-        _switch,
+        reading.switch,
         False,
         None,
         "give docker-py's kernel_memory= its meaning in code that calls docker-py itself; "
         "--kmem-limit is the limit of containers that have none of their own",
     ),
+    Option(
+        "top", reading.count, 5, "N", "how many of the top users the summary shows (default: 5)"
+    ),
+    Option(
+        "report",
+        reading.reports,
+        (),
+        "KIND:PATH",
+        "write what each test's containers used: json:PATH or html:PATH; may be given twice",
+    ),
+    Option(
+        "keep",
+        reading.keep,
+        "never",
+        "WHEN",
+        "keep each container's report, refusals and log: never, failed or always (default: never)",
+    ),
+    Option(
+        "keep-dir",
+        reading.path,
+        "kmem-kept",
+        "DIR",
+        "where to keep them (default: kmem-kept in the root directory)",
+    ),
+    Option(
+        "baseline",
+        reading.path,
+        "kmem-baseline.json",
+        "FILE",
+        "what tests used before (default: kmem-baseline.json in the root directory)",
+    ),
+    Option(
+        "update-baseline",
+        reading.switch,
+        False,
+        None,
+        "write what passing tests used to the baseline",
+    ),
+    Option(
+        "fail-on-increase",
+        reading.increase,
+        None,
+        "PERCENT",
+        "fail a test that used this much more than in the baseline, such as 10%%",
+    ),
 )
 
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add our options and ini values."""
-    group = parser.getgroup("kmem", "kernel-memory limits (kmem-harness)")
-    for option in OPTIONS:
-        if option.metavar is None:
-            group.addoption(option.flag, action="store_true", default=None, help=option.help)
-        else:
-            group.addoption(option.flag, default=None, metavar=option.metavar, help=option.help)
-        parser.addini(option.ini, option.help, default=None)
+_INI = 2
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Read the settings once; register the markers."""
-    for line in MARKERS:
-        config.addinivalue_line("markers", line)
+def read_settings(config: pytest.Config) -> Settings:
+    """Read all settings. Raises: pytest.UsageError naming value, place and rule."""
     values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
+    given: dict[str, Given] = {}
     for option in OPTIONS:
         found = _find(config, option)
-        values[option.field] = option.default
-        if found is not None:
-            text, sources[option.field] = found
-            values[option.field] = _read(option, text, sources[option.field])
-    config.stash[SETTINGS] = Settings(**values, sources=sources)
+        if found is None:
+            value = option.default
+            if option.read is reading.path:
+                value = reading.path(value, config.rootpath)
+        else:
+            given[option.field] = found
+            value = _read(config, option, found)
+        values[option.field] = value
+    _settle_contradictions(values, given)
+    return Settings(**values, given=given)
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say which settings are in force and where they come from, if any was set."""
-    settings = config.stash[SETTINGS]
-    if not settings.sources:
-        return None
-    shown = []
-    for option in OPTIONS:
-        value = getattr(settings, option.field)
-        source = settings.sources.get(option.field)
-        if source or option.field in ("limit", "kernel", "runtime"):
-            text = {None: "none", True: "yes", False: "no"}.get(value, value)
-            shown.append(f"{option.name} {text}" + (f" ({source})" if source else ""))
-    return f"kmem: {', '.join(shown)}"
+def _settle_contradictions(values: dict[str, Any], given: dict[str, Given]) -> None:
+    """Let the nearer of two settings that exclude each other hold.
+
+    Raises: pytest.UsageError if they stand equally near.
+    """
+    update, compare = given.get("update_baseline"), given.get("fail_on_increase")
+    if update and compare and values["update_baseline"]:
+        _refuse_equal(update, compare, "either make the baseline or compare with it")
+        if update.rank < compare.rank:
+            values["fail_on_increase"] = None
+            del given["fail_on_increase"]
+        else:
+            values["update_baseline"] = False
+            del given["update_baseline"]
+    runtime, image = given.get("runtime"), given.get("image")
+    if runtime and image and values["runtime"] == "local":
+        _refuse_equal(runtime, image, "local containers have no image")
 
 
-def _find(config: pytest.Config, option: Option) -> tuple[str, str] | None:
+def _refuse_equal(one: Given, other: Given, rule: str) -> None:
+    if one.rank == other.rank:
+        message = f"{one.source} {one.text!r} contradicts {other.source} {other.text!r}: {rule}"
+        raise pytest.UsageError(message)
+
+
+def _find(config: pytest.Config, option: Option) -> Given | None:
     """Give what was set, as text, and where; ``None`` if nothing was."""
-    given = config.getoption(option.flag)
-    if given is not None:
-        return str(given), "command line"
-    given = os.environ.get(option.variable)
-    if given:
-        return given, option.variable
-    given = config.getini(option.ini)
-    if given not in (None, "", []):  # unset, by release of pytest
-        return str(given), f"ini {option.ini}"
+    value = config.getoption(option.flag)
+    if value is not None:
+        text = "\n".join(value) if isinstance(value, list) else str(value)
+        return Given(text, option.flag, 0)
+    value = os.environ.get(option.variable)
+    if value:
+        return Given(value, option.variable, 1)
+    value = config.getini(option.ini)
+    if value not in (None, "", []):  # unset, by release of pytest
+        text = "\n".join(value) if isinstance(value, list) else str(value)
+        return Given(text, f"ini {option.ini}", _INI)
     return None
 
 
-def _read(option: Option, text: str, source: str) -> Any:
+def _read(config: pytest.Config, option: Option, given: Given) -> Any:
+    base = config.invocation_params.dir
+    if given.rank == _INI and config.inipath is not None:
+        base = config.inipath.parent
     try:
-        return option.read(text)
+        return option.read(given.text, base)
     except ValueError as error:
-        where = option.flag if source == "command line" else source
-        message = f"{where}: {error}"
+        message = f"{given.source}: {error}"
         raise pytest.UsageError(message) from error

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PLUGIN", "Project"]
 
+#: A project of its own, for pytester to run.
+collect_ignore = ["sample"]
+
 #: What the plugin is called where it is not an entry point, for ``-p`` and ``-p no:``.
 PLUGIN = "kmem_harness.pytest_plugin"
 

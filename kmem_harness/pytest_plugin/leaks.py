@@ -1,0 +1,72 @@
+"""Find what containers hold at a test's end that they did not hold at its beginning."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from kmem_harness.core.sizes import format_size
+from kmem_harness.pytest_plugin.cards import name_of
+from kmem_harness.pytest_plugin.verdicts import KmemFailed
+
+if TYPE_CHECKING:
+    from kmem_harness.harness import Box
+    from kmem_harness.pytest_plugin.records import Record
+
+    #: Objects by kind, for each container.
+    Held = dict[Box, dict[str, int]]
+
+__all__ = ["check_leaks", "held_by"]
+
+#: What is on its way out, such as a process that was just killed, has this long to be gone.
+_SETTLE_SECONDS = 0.5
+_LOOK_SECONDS = 0.01
+
+
+def held_by(records: list[Record]) -> Held:
+    """Count what containers hold now, after a census."""
+    return {
+        box: {kind: row["live"] for kind, row in box.report()["kinds"].items() if row["live"]}
+        for record in records
+        for box in record.boxes
+    }
+
+
+def check_leaks(records: list[Record], before: Held, allowed: int) -> None:
+    """Fail the test if more than *allowed* bytes are held that were not held *before*.
+
+    Raises: KmemFailed; also for a container whose charges nobody counts.
+    """
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        lines, total = _leaks(records, before)
+        if total <= allowed:
+            return
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(_LOOK_SECONDS)
+    limit = f", {format_size(allowed)} allowed" if allowed else ""
+    head = f"limit_kmem_leaks: {format_size(total)} of kernel memory still held at the test's end"
+    raise KmemFailed("leak", "\n".join([f"{head}{limit}", *lines]))
+
+
+def _leaks(records: list[Record], before: Held) -> tuple[list[str], int]:
+    lines, total = [], 0
+    for record in records:
+        for box in record.boxes:
+            report = box.report()
+            if report["mode"] == "off" and box.status is None:
+                raise KmemFailed(
+                    "leak",
+                    f"limit_kmem_leaks: {name_of(report)}: runs without a limit, so nobody counts "
+                    'what it holds; start it with a limit, or with mode="observe"',
+                )
+            found = []
+            for kind, row in report["kinds"].items():
+                more = row["live"] - before.get(box, {}).get(kind, 0)
+                if more > 0 and row["bytes_each"]:
+                    total += more * row["bytes_each"]
+                    found.append(f"{more} {kind} ({format_size(more * row['bytes_each'])})")
+            if found:
+                lines.append(f"  {name_of(report)}: {', '.join(found)}")
+    return lines, total

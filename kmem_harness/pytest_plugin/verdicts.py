@@ -1,0 +1,32 @@
+"""The ways in which we ourselves fail a test, or leave it out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from kmem_harness.core.errors import UnsupportedHostError
+
+__all__ = ["KmemFailed", "cannot_enforce"]
+
+
+class KmemFailed(pytest.fail.Exception):  # type: ignore[misc,name-defined]
+    """A test failed for what its containers did with kernel memory: its ``why`` says which rule."""
+
+    # As pytest's own does: summaries show the bare name.
+    __module__ = "builtins"
+
+    def __init__(self, why: str, text: str) -> None:
+        """Fail with *text* alone, without a traceback."""
+        super().__init__(text, pytrace=False)
+        self.why = why
+
+
+def cannot_enforce(error: UnsupportedHostError, *, require: bool) -> NoReturn:
+    """Skip the test, or fail it if that is asked for."""
+    text = f"kmem limits cannot be enforced here: {error}; {error.remedy}"
+    if require:
+        raise KmemFailed("not enforced", text)
+    pytest.skip(text)

@@ -68,6 +68,11 @@ class RefusalCard:
     usage: int
     limit: int
     live: dict[str, int]
+    #: Of a call that a fault rule failed (counter "injected"): the rule, the how-manieth of the
+    #: calls it matched, and of all calls of this name.
+    rule: str | None = None
+    number: int | None = None
+    nth_of_call: int | None = None
 
     def __getitem__(self, name: str) -> Any:
         """Give a field by name."""
@@ -275,6 +280,7 @@ class Box:
             "census": account["census"],
             "events_lost": account["events_lost"],
             "timeline": account["timeline"],
+            **({"faults": account["faults"]} if "faults" in account else {}),
             "controller_died": self.controller_died,
             **self.running.describe(),
         }

@@ -81,6 +81,12 @@ def cli() -> None:
 @click.option("--memcg", metavar="PATH", help="Memcg to run in, such as /web.slice/a.")
 @click.option("--observe", is_flag=True, help="Charge and count, but refuse nothing.")
 @click.option(
+    "--inject",
+    metavar="RULE",
+    multiple=True,
+    help="Fail or delay calls, such as socket:error=ENOMEM:when=3; may be given more than once.",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="S",

@@ -17,6 +17,7 @@ from kmem_harness.core.sizes import UNLIMITED
 from kmem_harness.costs.kinds import check_kinds
 from kmem_harness.costs.live import LiveKind, live_kinds, makers, only_kinds
 from kmem_harness.costs.table import load_costs
+from kmem_harness.faults.rule import parse_rules
 from kmem_harness.handles import TRACK_ONLY, Counter, MemcgHandle, make_memcg, set_limits
 from kmem_harness.hooks import Hooks, PluginError
 from kmem_harness.runtimes.local import LocalRuntime
@@ -129,6 +130,8 @@ class Harness:
         pids_max: int | None = None,
         events: int | None = None,
         events_all: bool = False,
+        faults: Sequence[str] = (),
+        look_at_end: bool = False,
         **options: Any,
     ) -> Box:
         """Start *command* in a box of its own; give it once its limits bind it.
@@ -138,6 +141,10 @@ class Harness:
         all by default. *pids_max* is a hard bound by the kernel itself, in tasks. *events* is a
         descriptor that every refusal is appended to as a JSON line, and with *events_all* every
         charge, too: see ``controller/recording.py``.
+
+        *faults* are rules such as ``"socket:error=ENOMEM:when=3"``, see ``faults/rule.py``: they
+        fail or delay calls of the whole box, with a limit or without. *look_at_end* has the
+        report say what the first process held, and who else was alive, when it exited.
 
         *runtime* "docker", or an *image*, runs a container: *command* is optional then, its output
         stays with the engine unless *stdout* or *stderr* take it, and *options* are those of
@@ -172,6 +179,8 @@ class Harness:
             kinds=kinds,
             events=events,
             events_all=events_all,
+            faults=faults,
+            look_at_end=look_at_end,
         )
         try:
             where.run(box)
@@ -217,6 +226,8 @@ class Harness:
         kinds: Sequence[str] | None = None,
         events: int | None = None,
         events_all: bool = False,
+        faults: Sequence[str] = (),
+        look_at_end: bool = False,
     ) -> Box:
         """Open the account of a box that *runtime* is about to create; see :meth:`run`.
 
@@ -226,6 +237,7 @@ class Harness:
             message = f"mode {mode!r} is not known; known are 'enforce' and 'observe'"
             raise ConfigurationError(message)
         priced = self._kinds(kinds)
+        rules = self._rules(faults)
         own = memcg is None
         path = f"/{runtime.name}/{spec.name}"
         with ExitStack() as undo:
@@ -248,6 +260,8 @@ class Harness:
                 lasting=runtime.lasting,
                 kinds=priced,
                 record=events_all,
+                faults=rules,
+                look_at_end=look_at_end,
             )
             undo.pop_all()
         session = Session(
@@ -304,6 +318,15 @@ class Harness:
         return {
             name: kind.request() for name, kind in only_kinds(priced, check_kinds(chosen)).items()
         }
+
+    def _rules(self, faults: Sequence[str]) -> list[str]:
+        """Read fault rules, those among them that plugins have a name for. Raises: FaultRuleError."""
+        if not faults:
+            return []
+        named: dict[str, str] = {}
+        for offered in reversed(self.hooks.call("kmem_fault_rules")):
+            named.update(offered)
+        return [rule.text for rule in parse_rules(faults, named)]
 
     def _ask_prices(self, kinds: dict[str, LiveKind]) -> dict[str, LiveKind]:
         """Let plugins change what the kinds of objects cost."""

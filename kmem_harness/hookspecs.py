@@ -154,6 +154,20 @@ def kmem_price_syscall(syscall: str, kind: str, nbytes: int, kernel: str) -> int
 
 
 @hookspec
+def kmem_fault_rules() -> Mapping[str, str]:
+    """Offer fault rules by name: ``{"no-sockets": "socket,socketpair:error=ENOBUFS"}``.
+
+    When: once for each container that has fault rules, before its account is opened. A name may
+    stand for its rule wherever one may: ``no-sockets``, and with parts that add to the rule's own
+    or beat them, ``no-sockets:when=3``. All results count; of two rules with one name, the one
+    whose plugin is called first. Names of calls and groups can be replaced so, too.
+    Failure: the container is never made.
+
+    :returns: text as ``--inject`` takes it, by a name without ``:``.
+    """
+
+
+@hookspec
 def kmem_refused(box: Box, card: Mapping[str, Any]) -> None:
     """Learn of one refused call, soon after it was refused.
 

@@ -42,6 +42,7 @@ class RunOptions:
     image: str | None
     memcg: str | None
     observe: bool
+    inject: tuple[str, ...]
     timeout: float | None
     pids_max: int | None
     isolation: str | None
@@ -72,6 +73,7 @@ def run_command(command: Sequence[str], options: RunOptions) -> int:
                 pids_max=options.pids_max,
                 events=events,
                 events_all=options.events_all,
+                faults=options.inject,
                 runtime=runtime,
                 image=options.image,
                 **streams,
@@ -164,6 +166,8 @@ def summary(report: dict[str, Any]) -> str:
     parts = [f"{ended} after {report['wall_seconds']:.1f} s"]
     if report["mode"] == "off":
         parts.append("no limit, no filter")
+    elif report["mode"] == "inject":
+        parts.append("no limit")
     elif kmem["limit"] == UNLIMITED or report["mode"] == "observe":
         parts.append(f"kmem at most {format_size(kmem['max_usage'])}")
     else:
@@ -178,9 +182,19 @@ def summary(report: dict[str, Any]) -> str:
             f"{first['comm']}[{first['pid']}] ({first['errno']}, {first['counter']} of "
             f"{first['refused_by']})"
         )
-    elif report["mode"] == "enforce":
+    elif report["mode"] in ("enforce", "inject"):
         parts.append("nothing refused")
+    parts += [_rule_summary(rule) for rule in report.get("faults", {}).get("rules", ())]
     return "; ".join(parts)
+
+
+def _rule_summary(rule: dict[str, Any]) -> str:
+    """Say what one fault rule came to; a path in it is counted beside, and decides nothing."""
+    done = [f"{rule[how]} {how}" for how in ("failed", "delayed") if rule[how]]
+    if "path_matched" in rule:
+        done.append(f"path= (which decides nothing) fits {rule['path_matched']}")
+    counted = [f"{rule['matched']} matched", *done]
+    return f"rule {rule['rule']}: {', '.join(counted)}"
 
 
 def write_report(path: str, report: dict[str, Any]) -> None:

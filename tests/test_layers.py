@@ -24,7 +24,8 @@ ROOMS: dict[str, set[str]] = {
     "core": set(),
     "costs": {"core"},
     "interposer": {"core"},
-    "controller": {"core", "costs", "interposer"},
+    "faults": {"core", "costs"},
+    "controller": {"core", "costs", "interposer", "faults"},
     "hookspecs": {"core"},
     "hooks": {"core", "hookspecs"},
     "runtimes": {"core", "interposer", "controller.client", "hookspecs", "hooks"},
@@ -32,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "box": {"core", "controller.client", "runtimes", "handles", "hooks"},
     "harness": {
         *("core", "costs", "interposer", "controller.client", "runtimes", "handles", "box"),
-        "hooks",
+        *("faults", "hooks"),
     },
 }
 #: What a room is handed from above, and so may name for the type checker alone.
@@ -62,6 +63,7 @@ FOREIGN: dict[str, set[str]] = {
     "costs": {"tomli"},
     "interposer": set(),
     "interposer.build_native": {"hatchling"},
+    "faults": set(),
     "controller": set(),
     "hookspecs": {"pluggy"},
     "hooks": {"pluggy"},

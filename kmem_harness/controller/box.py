@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from kmem_harness.controller.audit import Audit, NamePart, SpacePart, TaskPart
     from kmem_harness.controller.books import Charge, Kind, Price
+    from kmem_harness.controller.injection import Injection
     from kmem_harness.controller.recording import RecordingFile
     from kmem_harness.core.counter import ResourceCounter
     from kmem_harness.core.memcg import Memcg
@@ -77,6 +78,8 @@ class Box:
         self.events: EventFile | None = None
         #: The event file once more, where it takes every charge.
         self.recording: RecordingFile | None = None
+        #: What fails calls on purpose, ``None`` without fault rules.
+        self.faults: Injection | None = None
         self.init_pid = 0
         self.watched = False
         self.ending = False
@@ -182,11 +185,15 @@ class Box:
             "limit": by.limit,
             "live": {one.name: one.live for one in self.kinds.values() if one.live},
         }
+        self.keep(card)
+        return card
+
+    def keep(self, card: dict[str, Any]) -> None:
+        """Keep a refusal's card: in the report while there is room, in the event file always."""
         if len(self.cards) < KEPT_CARDS:
             self.cards.append(card)
         if self.events is not None:
             self.events.write({"event": "charge.refused", **card})
-        return card
 
     def caller(self, tid: int) -> tuple[int, int, str] | None:
         """Say who *tid* is, while it still waits, where a card of its refusal will be kept."""
@@ -200,7 +207,7 @@ class Box:
         if self.audit is not None:
             looks, seconds = looks + self.audit.count, seconds + self.audit.seconds
         return {
-            "mode": "observe" if self.observe else "enforce",
+            "mode": self._mode(),
             "kinds": {
                 kind.name: kind.report()
                 for kind in self.kinds.values()
@@ -215,6 +222,7 @@ class Box:
             "census": {"count": looks, "seconds": round(seconds, 6)},
             "events_lost": self.events.lost if self.events else 0,
             "timeline": self.timeline.report(self.kinds),
+            **({} if self.faults is None else {"faults": self.faults.report()}),
         }
 
     def survey(self) -> dict[str, Any]:
@@ -244,6 +252,11 @@ class Box:
             self.audit.close()
         self.audit = self.tasks = self.spaces = self.names = None
         self._forks.clear()
+
+    def _mode(self) -> str:
+        if self.faults is not None and not self.prices:
+            return "inject"  # its calls are failed by rule, and not charged
+        return "observe" if self.observe else "enforce"
 
     def release(self) -> None:
         """Close every descriptor held for the box."""

@@ -29,7 +29,7 @@ from kmem_harness.controller.gate import Gate
 from kmem_harness.controller.handshake import Handshake, Taken
 from kmem_harness.controller.legacy import Legacy, carry_out
 from kmem_harness.controller.loop import HANGUP, READABLE, Loop
-from kmem_harness.controller.pricing import families, make_pricing
+from kmem_harness.controller.pricing import Pricing, families, make_pricing
 from kmem_harness.controller.recording import RecordingFile
 from kmem_harness.core.errors import ConfigurationError, ShimError
 from kmem_harness.interposer.census import DescendantCensus, NamespaceCensus
@@ -80,6 +80,8 @@ class _Running:
         self.box = box
         self.isolation = isolation
         self.filtered = filtered
+        #: Whether its calls are charged, so that limits bind it.
+        self.bounded = filtered
         #: Whether it is a container: started again and entered as its engine likes.
         self.lasting = lasting
         self.handshake: Handshake | None = None
@@ -109,6 +111,7 @@ class Boxes:
         self._directory = directory
         self._running: dict[str, _Running] = {}
         self._gate = Gate(self.all, on_refusal)
+        self._on_refusal = on_refusal
         self._ticking = False
         self._looking = False
         self._architecture = native_architecture()
@@ -124,7 +127,7 @@ class Boxes:
     def unfiltered_below(self, memcg: Memcg) -> Box | None:
         """Find a box that a limit of *memcg* could not bind, for it runs without a filter."""
         for running in self._running.values():
-            if not running.filtered and memcg.kmem in running.box.counters:
+            if not running.bounded and memcg.kmem in running.box.counters:
                 return running.box
         return None
 
@@ -158,18 +161,32 @@ class Boxes:
                 f"{memcg.path} limits memory to {bound[0].limit} bytes, and this kernel counts no "
                 "kernel memory there before a kmem limit is set: give a kmem limit, too"
             )
-        filtered = memcg.accounts and (box.observe or bool(bound))
-        if request.get("record") and not filtered:
+        bounded = memcg.accounts and (box.observe or bool(bound))
+        if request.get("faults"):
+            # Here, not above: only a box with rules pays for them.
+            from kmem_harness.controller.injection import Injection  # noqa: PLC0415
+
+            box.faults = Injection(
+                request["faults"], self._architecture, self._loop, self._resume, self._on_refusal
+            )
+            box.faults.looks_at_end = bool(request.get("look_at_end"))
+        filtered = bounded or box.faults is not None
+        if request.get("record") and not bounded:
             raise ConfigurationError(
                 f"{memcg.path} has no limit, so its charges are not seen and cannot be recorded; "
                 "give a limit, or observe"
             )
         lasting = bool(request.get("lasting"))
         running = _Running(box, str(request["isolation"]), filtered=filtered, lasting=lasting)
+        running.bounded = bounded
         path = None
         if filtered:
-            pricing = make_pricing(kinds, self._architecture, box.table_grows)
+            pricing = (
+                make_pricing(kinds, self._architecture, box.table_grows) if bounded else Pricing()
+            )
             box.prices = pricing.prices
+            if box.faults is not None:
+                box.faults.narrow(pricing.only_if)
             path = os.path.join(self._directory, f"{name}/shim.sock" if lasting else f"{name}.sock")
             running.handshake = Handshake(
                 self._loop,
@@ -219,15 +236,21 @@ class Boxes:
         if running.isolation == "none":
             deny |= _DENIED_WITHOUT_NAMESPACE
         kinds = running.box.kinds
-        if kinds["thread"].nbytes > kinds["task"].nbytes:
+        faults = running.box.faults
+        if kinds["thread"].nbytes > kinds["task"].nbytes or (faults and faults.needs_clone_flags):
             # What clone3 makes cannot be seen, and "a task" would be too little. Without clone3, as
             # on older kernels, libraries use clone.
             deny["clone3"] = errno.ENOSYS
+        injected: frozenset[str] = frozenset() if faults is None else faults.names()
         return FilterPlan(
             architecture=self._architecture,
-            trap=frozenset(price.name for price in running.box.prices.values()) - deny.keys(),
+            trap=(frozenset(price.name for price in running.box.prices.values()) | injected)
+            - deny.keys(),
             deny=deny,
-            only_if=_ONLY_IF | narrowed,
+            # A rule counts every call of a name, whatever narrows what is charged.
+            only_if={
+                name: one for name, one in (_ONLY_IF | narrowed).items() if name not in injected
+            },
         )
 
     def _taken(self, running: _Running, taken: Taken | ShimError) -> bool:
@@ -251,6 +274,8 @@ class Boxes:
         self._loop.watch(listener.fd, lambda events: self._notified(running, listener, events))
         if not taken.joined:
             running.filter_flags = taken.flags
+            if box.faults is not None:
+                box.faults.target = taken.peer_pid
             with suppress(OSError):  # it died already; the listener will say so
                 running.target_pidfd = os.pidfd_open(taken.peer_pid)
                 self._loop.watch(running.target_pidfd, lambda _: self._target_died(running))
@@ -260,12 +285,15 @@ class Boxes:
     def _begin_audit(self, running: _Running, target: int) -> None:
         """See what there is to look at, before the target makes anything. Raises: OSError."""
         box = running.box
-        if running.isolation == "none":
-            tasks = TaskPart(DescendantCensus(box.init_pid, frozenset({str(target)})))
-        else:
+        if running.isolation != "none":
             if running.lasting:
                 running.filters = filters_of(target)
             running.outsiders = {"1", pid_inside(target)}
+        if not running.bounded:
+            return  # nothing is charged, so there are no books to compare with
+        if running.isolation == "none":
+            tasks = TaskPart(DescendantCensus(box.init_pid, frozenset({str(target)})))
+        else:
             tasks = TaskPart(NamespaceCensus(box.init_pid, running.outsiders))
         box.tasks = tasks
         parts: list[Part] = [tasks]
@@ -339,10 +367,19 @@ class Boxes:
         if events & READABLE:
             self._gate.serve(running.box, listener)
             if self._gate.has_parked and not self._ticking:
-                self._ticking = True
-                self._loop.call_later(_TICK_SECONDS, self._tick)
+                self._start_ticking()
         elif events & HANGUP:
             self._last_task_gone(running, listener)
+
+    def _resume(self, box: Box, listener: Listener, held: tuple[int, ...]) -> None:
+        """Serve a call that a fault rule has held until now."""
+        self._gate.serve(box, listener, held)
+        if self._gate.has_parked and not self._ticking:
+            self._start_ticking()
+
+    def _start_ticking(self) -> None:
+        self._ticking = True
+        self._loop.call_later(_TICK_SECONDS, self._tick)
 
     def _tick(self) -> None:
         self._gate.retry_parked()

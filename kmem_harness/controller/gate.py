@@ -76,18 +76,21 @@ class Gate:
         """Say whether :meth:`retry_parked` must be called soon."""
         return bool(self._parked)
 
-    def serve(self, box: Box, listener: Listener) -> None:
-        """Answer one waiting notification of *listener*, one of *box*'s."""
-        notification = listener.receive()
+    def serve(self, box: Box, listener: Listener, held: tuple[int, ...] | None = None) -> None:
+        """Answer one waiting notification of *listener*, one of *box*'s.
+
+        *held* is one that was taken before, and that no fault rule shall judge again.
+        """
+        notification = held or listener.receive()
         if notification is None:
             return
         box.notifications += 1
         notification_id, tid, _, number = notification[:4]
         # A thread is in one call at a time: whatever it was allowed before is over.
         box.tickets.pop(tid, None)
-        if box.ending:
-            # Teardown: nothing new may be made. Not a refusal, for no limit was met.
-            listener.deny(notification_id, ENOMEM)
+        if (box.ending or box.faults is not None) and _is_answered(
+            box, listener, notification, held
+        ):
             return
         price = box.prices[number]
         charge = price.always
@@ -254,6 +257,17 @@ class Gate:
     def _below(self, counters: list[ResourceCounter]) -> list[Box]:
         """List the boxes whose charges walk any of *counters*."""
         return [box for box in self._boxes() if any(one in box.counters for one in counters)]
+
+
+def _is_answered(
+    box: Box, listener: Listener, notification: tuple[int, ...], held: tuple[int, ...] | None
+) -> bool:
+    """Answer what is not to be priced: a call of a box that ends, and what fault rules decide."""
+    if box.ending:
+        # Teardown: nothing new may be made. Not a refusal, for no limit was met.
+        listener.deny(notification[0], ENOMEM)
+        return True
+    return box.faults is not None and box.faults.answers(box, listener, notification, held)
 
 
 def _all_over(box: Box, nbytes: int) -> list[ResourceCounter]:

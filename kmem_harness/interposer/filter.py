@@ -44,6 +44,7 @@ _RET_ERRNO = 0x00050000
 _OFFSET_NR = 0
 _OFFSET_ARCH = 4
 _OFFSET_ARGS = 16
+_LOW_WORD = 0xFFFFFFFF
 
 _INSTRUCTION = struct.Struct("=HBBI")
 _OFFER = struct.Struct("=IIII")
@@ -59,6 +60,11 @@ class Condition:
     arg: int
     mask: int = 0
     equal: int | None = None
+
+    def holds(self, word: int) -> bool:
+        """Say what the filter would, for an argument's value *word*."""
+        word &= _LOW_WORD
+        return bool(word & self.mask) if self.equal is None else word == self.equal & _LOW_WORD
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class FilterPlan:
         if condition.equal is None:
             test = _ins(_JUMP_IF_SET, condition.mask, jump_false=1)
         else:
-            test = _ins(_JUMP_EQUAL, condition.equal & 0xFFFFFFFF, jump_false=1)
+            test = _ins(_JUMP_EQUAL, condition.equal & _LOW_WORD, jump_false=1)
         return [
             _ins(_JUMP_EQUAL, number, jump_false=4),
             _ins(_LOAD_WORD, _OFFSET_ARGS + 8 * condition.arg),

@@ -1,0 +1,124 @@
+"""Say which system calls a fault rule may name, in which groups, and what kind of object each makes.
+
+Data, and its look-up. Knows no boxes; the kinds are those of the cost tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from kmem_harness.costs.kinds import SYSCALL_KINDS, Case, Modelled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "CHARGE",
+    "GROUPS",
+    "PATH_ARGUMENT",
+    "Call",
+    "call_named",
+    "charges",
+    "injectable",
+    "kinds",
+]
+
+#: The set of all calls that make kernel objects, priced or not.
+CHARGE = "charge"
+
+#: Calls that charge nothing by themselves and can be failed all the same. Not the others of the
+#: kernel: what the shim needs to become the target, and what a target cannot end without.
+_OTHERS = frozenset(
+    {
+        *("bind", "brk", "connect", "dup", "dup2", "dup3", "fallocate", "fsync", "ftruncate"),
+        *("listen", "madvise", "mmap", "mprotect", "mremap", "rename", "renameat", "renameat2"),
+        *("rmdir", "setsockopt", "unlink", "unlinkat", "write", "writev"),
+    }
+)
+
+#: As strace names them, as far as they have calls that can be injected here.
+GROUPS: dict[str, frozenset[str]] = {
+    "%process": frozenset({"clone", "clone3", "fork", "vfork"}),
+    "%network": frozenset(
+        {"accept", "accept4", "bind", "connect", "listen", "setsockopt", "socket", "socketpair"}
+    ),
+    "%file": frozenset(
+        {
+            *("creat", "inotify_add_watch", "link", "linkat", "mkdir", "mkdirat", "mknod"),
+            *("mknodat", "mount", "open", "openat", "openat2", "rename", "renameat"),
+            *("renameat2", "rmdir", "symlink", "symlinkat", "unlink", "unlinkat"),
+        }
+    ),
+    "%desc": frozenset(
+        {
+            *("creat", "dup", "dup2", "dup3", "epoll_create", "epoll_create1", "epoll_ctl"),
+            *("eventfd", "eventfd2", "fallocate", "fsync", "ftruncate", "inotify_init"),
+            *("inotify_init1", "memfd_create", "open", "openat", "openat2", "perf_event_open"),
+            *("pidfd_open", "pipe", "pipe2", "signalfd", "signalfd4", "timerfd_create"),
+            *("userfaultfd", "write", "writev"),
+        }
+    ),
+    "%memory": frozenset({"brk", "madvise", "mmap", "mprotect", "mremap"}),
+    "%ipc": frozenset({"mq_open", "msgget", "msgsnd", "semget", "shmget"}),
+}
+
+#: Where a call's path stands among its arguments.
+PATH_ARGUMENT: dict[str, int] = {
+    **dict.fromkeys(("creat", "mkdir", "mknod", "open", "rename", "rmdir", "unlink"), 0),
+    **dict.fromkeys(("link", "mount", "symlink", "inotify_add_watch"), 1),
+    **dict.fromkeys(("mkdirat", "mknodat", "openat", "openat2", "renameat", "renameat2"), 1),
+    "unlinkat": 1,
+    "symlinkat": 2,
+    "linkat": 3,
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One system call, and what it makes: the first case whose tests hold, if any does."""
+
+    name: str
+    charges: bool
+    cases: tuple[Case, ...]
+
+    def kind(self, arguments: Sequence[int]) -> str | None:
+        """Name the kind of object it would make with these argument words.
+
+        ``None`` where no kind is known of it. Of several objects, the first.
+        """
+        for case in self.cases:
+            if all(test.holds(arguments[test.number]) for test in case.when):
+                return case.makes[0] if case.makes else None
+        return None
+
+    def may_make(self, wanted: frozenset[str]) -> bool:
+        """Say whether it makes any of the kinds *wanted* with any arguments."""
+        return any(case.makes and case.makes[0] in wanted for case in self.cases)
+
+
+def injectable() -> frozenset[str]:
+    """Name every call that a rule may name."""
+    return frozenset(SYSCALL_KINDS) | _OTHERS
+
+
+def charges() -> frozenset[str]:
+    """Name every call that makes kernel objects: the set ``charge``."""
+    return frozenset(name for name in SYSCALL_KINDS if call_named(name).charges)
+
+
+def kinds() -> frozenset[str]:
+    """Name every kind that a rule may ask for."""
+    return frozenset(
+        case.makes[0] for name in SYSCALL_KINDS for case in call_named(name).cases if case.makes
+    )
+
+
+@cache
+def call_named(name: str) -> Call:
+    """Give what is known of a call that may be injected."""
+    entry = SYSCALL_KINDS.get(name)
+    if isinstance(entry, Modelled):
+        return Call(name, not entry.removes, entry.cases)
+    return Call(name, entry is not None, ())

@@ -25,6 +25,7 @@ class _LazyGroup(click.Group):
     """Commands that live in a room of their own are imported when they are asked for."""
 
     _ELSEWHERE: ClassVar = {
+        "experiment": "kmem_harness.experiments.command",
         "replay": "kmem_harness.replay.command",
         "top": "kmem_harness.top.command",
         "what-if": "kmem_harness.experiments.what_if_command",

@@ -81,7 +81,8 @@ FOREIGN: dict[str, set[str]] = {
     "demos": {"rich"},
     "pytest_plugin": {"pytest"},
     "replay": {"click"},
-    "experiments": {"click", "rich"},
+    "experiments": {"click", "rich", "typing_extensions"},
+    "experiments.on_dask": {"distributed"},
     "top": {"click", "rich"},
     "cli": {"click"},
 }

@@ -54,7 +54,9 @@ def test_predict_when_limit_is_passed_then_names_the_first_charge_past_it(tmp_pa
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 9))]
+)
 def test_predict_when_limits_are_met_for_real_then_the_same_charge_is_refused(tmp_path, seed):
     """The promise itself: record once, then run under limits, and compare call for call."""
     chance = random.Random(seed)  # noqa: S311

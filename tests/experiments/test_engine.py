@@ -1,0 +1,275 @@
+"""Experiments end to end: found to the byte, interrupted and gone on with, on workers that die."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.experiments import parse, run
+from kmem_harness.experiments.engine import OracleNeverPassesError, executor_for
+from kmem_harness.experiments.executor import LocalExecutor, RunImpossibleError
+from tests.experiments.tables import forkers, need
+
+COMMAND = [sys.executable, "-m", "kmem_harness.cli", "experiment"]
+
+
+def table_of(results):
+    """Give what is the same wherever and whenever runs are made."""
+    return [(one["params"], one["repeat"], one["seed"], one["passed"]) for one in results["runs"]]
+
+
+def test_run_when_bisecting_then_finds_the_smallest_limit_to_the_byte(tmp_path):
+    results = run(parse(forkers()), str(tmp_path), jobs=2)
+    curves = results["findings"]["curves"]
+    assert [(curve["params"]["n"], curve["knee"]) for curve in curves] == [
+        (n, need(n)) for n in (2, 5)
+    ]
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
+    for one in results["runs"]:
+        assert one["passed"] == (one["params"]["limit"] >= need(one["params"]["n"]))
+        assert one["passed"] == (not one["reasons"])
+        assert one["boxes"]["forker"]["refused"] == (0 if one["passed"] else 1)
+
+
+def test_run_when_called_again_then_makes_nothing_twice(tmp_path):
+    experiment = parse(forkers(vary={"n": [1, 2], "limit": ["8k", "16k"]}))
+    first = run(experiment, str(tmp_path), jobs=1)
+
+    class NoWorkers:
+        slots = 1
+
+        def submit(self, job):
+            pytest.fail(f"{job} is stored already")
+
+        def next_result(self, timeout):
+            pytest.fail("nothing was submitted")
+
+        def close(self):
+            pass
+
+    assert run(experiment, str(tmp_path), executor=NoWorkers()) == first
+
+
+def test_run_when_a_worker_is_killed_then_its_run_is_made_by_another_and_counted_once(tmp_path):
+    experiment = parse(forkers(repeats=2, vary={"n": [1, 2, 3], "limit": ["16k"]}))
+    executor = LocalExecutor(2)
+    killed = []
+
+    class Killer:
+        def progress(self, done, expected, failed):
+            if not killed and executor.pids:
+                killed.append(executor.pids[0])
+                os.kill(killed[0], signal.SIGKILL)
+
+    results = run(experiment, str(tmp_path), executor=executor, watcher=Killer())
+    assert killed
+    assert [(one["params"]["n"], one["repeat"]) for one in results["runs"]] == [
+        (n, r) for n in (1, 2, 3) for r in (0, 1)
+    ]
+    assert [one["passed"] for one in results["runs"]] == [True] * 4 + [False] * 2
+    assert all(f":{killed[0]}" not in one["worker"] for one in results["runs"])
+
+
+@pytest.mark.slow
+def test_run_when_killed_half_way_then_goes_on_without_repeating_and_leaves_nothing(tmp_path):
+    table = forkers(repeats=3, vary={"n": [1, 2, 3, 4], "limit": ["8k", "16k"]})
+    file = tmp_path / "e.json"
+    file.write_text(json.dumps(table))
+    folder = tmp_path / "out"
+    code = (
+        "import json, sys; from kmem_harness.experiments import parse, run; "
+        "run(parse(json.load(open(sys.argv[1]))), sys.argv[2], jobs=2)"
+    )
+    command = [sys.executable, "-c", code, str(file), str(folder)]
+    mark = {"KMEM_TEST_MARK": tmp_path.name}
+    with subprocess.Popen(command, env={**os.environ, **mark}) as process:
+        await_that(lambda: stored(folder) >= 4)
+        process.kill()
+    half = stored(folder)
+    assert 4 <= half < 24
+    # The workers see their input end, and their harnesses see them die.
+    await_that(lambda: not processes_with(mark))
+    before = worker_of(folder)
+    subprocess.run(command, check=True)
+    after = worker_of(folder)
+    assert len(after) == 24
+    assert {key: after[key] for key in before} == before
+    results = json.loads((folder / "results.json").read_text())
+    assert all(
+        one["passed"] == (one["params"]["n"] <= int(one["params"]["limit"][:-1]) // 8)
+        for one in results["runs"]
+    )
+
+
+def stored(folder):
+    return len(worker_of(folder))
+
+
+def worker_of(folder):
+    """Give who made each run and when, from the database as it is."""
+    import sqlite3
+
+    try:
+        database = sqlite3.connect(f"file:{folder}/results.sqlite?mode=ro", uri=True)
+    except sqlite3.OperationalError:
+        return {}
+    try:
+        return dict(database.execute("SELECT key, worker || seconds FROM runs").fetchall())
+    except sqlite3.OperationalError:
+        return {}
+    finally:
+        database.close()
+
+
+def processes_with(variable):
+    """List the processes that have *variable* in their environment."""
+    ((name, value),) = variable.items()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"{name}={value}".encode() in path.read_bytes().split(b"\0"):
+                found.append(path)
+    return found
+
+
+def await_that(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_run_when_nothing_can_pass_then_says_why_and_keeps_the_results(tmp_path):
+    table = forkers(oracle={"exit": {"forker": 7}})
+    with pytest.raises(
+        OracleNeverPassesError,
+        match=r"no value of limit passes, not even the largest.*exit code 0, not 7",
+    ):
+        run(parse(table), str(tmp_path), jobs=1)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [one["params"] for one in results["runs"]] == [
+        {"n": n, "limit": 128 << 10} for n in (2, 5)
+    ]
+
+
+def test_run_when_a_command_is_not_there_then_says_so(tmp_path):
+    table = forkers()
+    table["box"]["forker"]["command"] = ["no-such-program"]
+    with pytest.raises(RunImpossibleError, match=r"no-such-program"):
+        run(parse(table), str(tmp_path), jobs=1)
+
+
+def test_run_when_a_run_hangs_then_the_timeout_ends_it(tmp_path):
+    table = forkers(timeout=0.5, vary={"limit": ["1M"]})
+    table["box"]["forker"]["command"] = ["sleep", "60"]
+    (one,) = run(parse(table), str(tmp_path), jobs=1)["runs"]
+    assert one["reasons"][0] == "forker had not ended after 0.5 s"
+
+
+SERVER = """
+import os, socket, sys, time
+listening = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    connection, _ = listening.accept()
+    with connection:
+        pid = os.fork()
+        if not pid:
+            connection.sendall(b"PONG")
+            os._exit(0)
+        os.waitpid(pid, 0)
+"""
+PONG = {"tcp": "127.0.0.1:{port}", "expect": "PONG", "seconds": 0.3}
+
+
+def server(**more):
+    return {
+        "command": [sys.executable, "-I", "-S", "-c", SERVER, "{port}"],
+        "background": True,
+        "ready": PONG,
+        "probe": PONG,
+    } | more
+
+
+def test_run_when_a_service_is_asked_for_its_health_then_that_decides(tmp_path):
+    table = {
+        "name": "service",
+        "kernel": "v4",
+        "box": {"server": server(kmem_limit="{limit}", ready={**PONG, "within": 20}, health=PONG)},
+        "vary": {"limit": ["4k", "8k"]},
+    }
+    refused, healthy = run(parse(table), str(tmp_path), jobs=2)["runs"]
+    assert healthy["passed"], healthy["reasons"]
+    assert "server was not ready within 20 s" in refused["reasons"][0]
+    assert "Cannot allocate memory" in refused["said"]["server"]
+    assert refused["seconds"] < 20  # it died, so there is nothing to wait for
+
+
+def test_run_when_a_service_ends_by_itself_then_that_is_a_reason(tmp_path):
+    table = {
+        "name": "short",
+        "box": {
+            "short": {"command": ["true"], "background": True},
+            "other": {"command": ["sleep", "0.3"]},
+        },
+    }
+    (one,) = run(parse(table), str(tmp_path), jobs=1)["runs"]
+    assert one["reasons"] == ["short ended too early, with exit code 0"]
+
+
+def test_matrix_when_run_then_compares_each_pair_with_the_victim_alone(tmp_path):
+    table = {
+        "name": "m",
+        "kernel": "v4",
+        "box": {
+            "a": server(kmem_limit="1M"),
+            "b": server(aggressor=["sleep", "5"], kmem_limit="1M"),
+        },
+        "matrix": {"boxes": ["a", "b"], "p99": "1000x"},
+    }
+    results = run(parse(table), str(tmp_path))
+    matrix = results["findings"]["matrix"]
+    assert matrix["boxes"] == ["a", "b"]
+    assert matrix["passed"] == [[True, True], [True, True]], results["runs"]
+    for number, one in enumerate(results["runs"]):
+        victim = one["pair"]["victim"]
+        rows = one["latency"][victim]
+        beside = next(row for when, row in rows.items() if when != "alone")
+        assert rows["alone"]["samples"] >= 60
+        assert matrix["ratios"][number // 2][number % 2] == round(
+            beside["p99"] / rows["alone"]["p99"], 4
+        )
+
+
+@pytest.mark.parametrize("text", ["cloud", "local=2", ""])
+def test_executor_when_unknown_then_says_which_are_known(text):
+    with pytest.raises(ConfigurationError, match="known are local, dask and dask=tcp://HOST:PORT"):
+        executor_for(text, 1)
+
+
+def test_command_when_run_then_shows_what_was_found_and_exits_by_it(tmp_path):
+    (tmp_path / "e.toml").write_text(
+        'name = "t"\nkernel = "v4"\n[box.a]\ncommand = ["sh", "-c", "true & wait"]\n'
+        'kmem_limit = "{limit}"\n[vary]\nlimit = {bisect = ["4k", "32k"]}\n'
+    )
+    options = {"capture_output": True, "text": True, "cwd": tmp_path}
+    check = subprocess.run([*COMMAND, "check", "e.toml"], check=True, **options)
+    assert "t: about " in check.stdout
+    found = subprocess.run([*COMMAND, "run", "e.toml"], check=True, **options)
+    assert re.search(r"limit +8.0K +8192 +4 +4\n", found.stdout)
+    again = subprocess.run([*COMMAND, "report", "t.results"], check=True, **options)
+    assert again.stdout.splitlines()[:4] == found.stdout.splitlines()[:4]
+    bad = subprocess.run([*COMMAND, "run", "none.toml"], check=False, **options)
+    assert (bad.returncode, bad.stderr) == (
+        2,
+        "kmem-harness: none.toml: No such file or directory\n",
+    )

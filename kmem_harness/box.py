@@ -104,6 +104,8 @@ class Box:
         #: Where its shim reports, ``None`` where nothing binds the box.
         self.socket = socket
         self.filtered = socket is not None
+        #: Whether its engine's runtime installs the filter, and not our shim.
+        self.native = False
         self.controller_died = False
         self.closed = False
         self._session = session
@@ -293,6 +295,20 @@ class Box:
             return list(self._session.controller.request("entrants", box=self.name)["entrants"])
         except (ControllerDiedError, ConfigurationError):  # its account is closed
             return []
+
+    def listen_natively(
+        self, profile: dict[str, Any], flags: list[str]
+    ) -> tuple[dict[str, Any], str]:
+        """Have the filter put into the seccomp *profile* of its engine's runtime.
+
+        Gives that profile, and the path of a file for it, which is gone with the controller.
+        Raises: ConfigurationError for a profile that cannot hold it.
+        """
+        reply = self._session.controller.request(
+            "listen_natively", box=self.name, profile=profile, flags=flags
+        )
+        self.native = True
+        return dict(reply["profile"]), str(reply["file"])
 
     def bequeath(self, socket: str, message: str) -> None:
         """Have the controller send *message* to *socket* should we be gone before the box is."""

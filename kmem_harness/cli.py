@@ -79,6 +79,12 @@ def cli() -> None:
     help="Where to run it (default: docker with --image, else local).",
 )
 @click.option("--image", metavar="REF", help="Image to run, whose own command is the default.")
+@click.option(
+    "--docker-listener",
+    type=click.Choice(["auto", "shim", "native"]),
+    default="auto",
+    help="Who filters a container: our shim, the engine's runtime, or that where it has no drawback.",
+)
 @click.option("--memcg", metavar="PATH", help="Memcg to run in, such as /web.slice/a.")
 @click.option("--observe", is_flag=True, help="Charge and count, but refuse nothing.")
 @click.option(

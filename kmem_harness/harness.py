@@ -21,6 +21,7 @@ from kmem_harness.faults.rule import parse_rules
 from kmem_harness.handles import TRACK_ONLY, Counter, MemcgHandle, make_memcg, set_limits
 from kmem_harness.hooks import Hooks, PluginError
 from kmem_harness.runtimes.local import LocalRuntime
+from kmem_harness.runtimes.native import check_listener
 from kmem_harness.runtimes.spec import BoxSpec
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Harness:
         costs: str | None = None,
         isolation: str | None = None,
         plugins: Sequence[object | str] = (),
+        docker_listener: str = "auto",
     ) -> None:
         """Emulate *kernel*, with its own cost table or the one in the TOML file *costs*.
 
@@ -54,9 +56,14 @@ class Harness:
 
         *plugins*, objects or names of modules, join those installed: see ``hookspecs.py``.
 
+        *docker_listener* says who puts a Docker container under its filter: "shim", ours, which
+        becomes its entrypoint; "native", the engine's runtime, which then covers every exec, too;
+        "auto", the runtime where that has no drawback (see ``runtimes/native.py``).
+
         Raises: ConfigurationError, UnsupportedHostError, PluginError; nothing is left running then.
         """
         self.kernel = profile_named(kernel).name
+        self.docker_listener = check_listener(docker_listener)
         self._costs = load_costs(costs or kernel)
         if self._costs.kernel != kernel:
             raise ConfigurationError(

@@ -40,6 +40,7 @@ class RunOptions:
     costs: str | None
     runtime: str | None
     image: str | None
+    docker_listener: str
     memcg: str | None
     observe: bool
     inject: tuple[str, ...]
@@ -63,7 +64,7 @@ def run_command(command: Sequence[str], options: RunOptions) -> int:
         raise ConfigurationError("--events-all without --events: name the file with --events FILE")
     events = _open_events(options.events)
     try:
-        with Harness(options.kernel, options.costs, options.isolation) as harness:
+        with _harness(options) as harness:
             box = harness.run(
                 command,
                 kmem_limit=options.kmem_limit,
@@ -83,6 +84,15 @@ def run_command(command: Sequence[str], options: RunOptions) -> int:
     finally:
         if events is not None:
             os.close(events)
+
+
+def _harness(options: RunOptions) -> Harness:
+    return Harness(
+        options.kernel,
+        options.costs,
+        options.isolation,
+        docker_listener=options.docker_listener,
+    )
 
 
 def _see_it_through(box: Box, options: RunOptions) -> int:

@@ -29,6 +29,7 @@ from kmem_harness.controller.gate import Gate
 from kmem_harness.controller.handshake import Handshake, Taken
 from kmem_harness.controller.legacy import Legacy, carry_out
 from kmem_harness.controller.loop import HANGUP, READABLE, Loop
+from kmem_harness.controller.native import RuntimeHandshake
 from kmem_harness.controller.pricing import Pricing, families, make_pricing
 from kmem_harness.controller.recording import RecordingFile
 from kmem_harness.core.errors import ConfigurationError, ShimError
@@ -36,12 +37,20 @@ from kmem_harness.interposer.census import DescendantCensus, NamespaceCensus
 from kmem_harness.interposer.entrants import (
     entrants,
     filters_of,
+    newcomer,
     pid_inside,
     shares_pid_namespace,
 )
 from kmem_harness.interposer.file_systems import FileSystems
-from kmem_harness.interposer.filter import Condition, FilterPlan, offer
+from kmem_harness.interposer.filter import (
+    FALLBACK_FLAGS,
+    FILTER_FLAGS,
+    Condition,
+    FilterPlan,
+    offer,
+)
 from kmem_harness.interposer.processes import BoxProcesses
+from kmem_harness.interposer.profile import WAIT_KILLABLE, listening
 from kmem_harness.interposer.syscalls import native_architecture
 
 if TYPE_CHECKING:
@@ -84,7 +93,8 @@ class _Running:
         self.bounded = filtered
         #: Whether it is a container: started again and entered as its engine likes.
         self.lasting = lasting
-        self.handshake: Handshake | None = None
+        self.handshake: Handshake | RuntimeHandshake | None = None
+        self.plan: FilterPlan | None = None
         #: Told once the box is under its filter, or why it never will be.
         self.when_started: list[Callable[[ShimError | None], None]] = []
         self.init_pidfd = -1
@@ -187,11 +197,12 @@ class Boxes:
             box.prices = pricing.prices
             if box.faults is not None:
                 box.faults.narrow(pricing.only_if)
+            running.plan = self._plan(running, pricing.only_if)
             path = os.path.join(self._directory, f"{name}/shim.sock" if lasting else f"{name}.sock")
             running.handshake = Handshake(
                 self._loop,
                 path,
-                offer(self._plan(running, pricing.only_if)),
+                offer(running.plan),
                 lambda taken: self._taken(running, taken),
                 (lambda pid: self._may_join(running, pid)) if lasting else None,
             )
@@ -203,6 +214,29 @@ class Boxes:
         self._running[name] = running
         return path
 
+    def listen_natively(
+        self, name: str, profile: dict[str, Any], flags: list[str]
+    ) -> tuple[dict[str, Any], str]:
+        """Have a container's runtime install the filter: give *profile* with it put in.
+
+        Also gives the path of a file for it, which is removed with the account. From here on its
+        listeners are awaited from the runtime, and none from a shim.
+        Raises: ConfigurationError for a profile that cannot hold it.
+        """
+        running = self._running[name]
+        if running.handshake is None or running.plan is None or not running.lasting:
+            raise ConfigurationError(f"box {name!r} is no container under a filter")
+        path = os.path.join(self._directory, f"{name}.sock")
+        merged = listening(profile, running.plan, path, flags)
+        running.handshake.close()
+        running.handshake = RuntimeHandshake(
+            self._loop,
+            path,
+            FILTER_FLAGS if WAIT_KILLABLE in merged["flags"] else FALLBACK_FLAGS,
+            lambda taken: self._taken_from_runtime(running, taken),
+        )
+        return merged, running.handshake.profile
+
     def expect(self, name: str, pid: int, answer: Callable[[ShimError | None], None]) -> None:
         """Learn the pid of a box's init: only its child may hand over the listener.
 
@@ -211,6 +245,11 @@ class Boxes:
         Raises: ConfigurationError if it is said twice, OSError if that process is gone.
         """
         running = self._running[name]
+        if isinstance(running.handshake, RuntimeHandshake):
+            running.handshake.hear_out()
+            # Its runtime was done before the engine could say that it had started.
+            answer(None if running.box.init_pid == pid else _not_handed_over(name))
+            return
         if running.init_pidfd >= 0:
             if not running.lasting:
                 message = f"box {name!r} has its init already, process {running.box.init_pid}"
@@ -253,6 +292,15 @@ class Boxes:
             },
         )
 
+    def _taken_from_runtime(self, running: _Running, taken: Taken) -> bool:
+        """Put a listener to work that a container's runtime has installed."""
+        if not taken.joined:
+            self._end_of_run(running)
+            running.box.init_pid = taken.peer_pid
+            with suppress(OSError):  # it died already, which counting its tasks will say
+                running.init_pidfd = os.pidfd_open(taken.peer_pid)
+        return self._taken(running, taken)
+
     def _taken(self, running: _Running, taken: Taken | ShimError) -> bool:
         """Put a listener to work; say whether its shim may go on."""
         if isinstance(taken, ShimError):
@@ -261,7 +309,9 @@ class Boxes:
         box, listener = running.box, taken.listener
         try:
             if taken.joined:
-                self._let_join(running, taken.peer_pid)
+                pid = taken.peer_pid or newcomer(box.init_pid, running.outsiders)
+                if pid:  # else it is gone again
+                    self._let_join(running, pid)
             else:
                 self._begin_audit(running, taken.peer_pid)
         except OSError as error:  # it died already, or we may not look at it
@@ -349,7 +399,7 @@ class Boxes:
         os.close(pidfd)
 
     def _init_died(self, running: _Running) -> None:
-        if running.handshake is not None:
+        if isinstance(running.handshake, Handshake):
             running.handshake.hear_out()
         message = f"box {running.box.name} ended before its command was started"
         self._started(running, ShimError(message, step="start", errno=errno.ESRCH))
@@ -543,6 +593,14 @@ def _counter_report(counter: ResourceCounter) -> dict[str, int]:
         "max_usage": counter.max_usage,
         "failcnt": counter.failcnt,
     }
+
+
+def _not_handed_over(name: str) -> ShimError:
+    message = (
+        f"box {name}: its engine's runtime handed over no listener (privileged containers get no "
+        "filter from it); use the shim (--docker-listener shim)"
+    )
+    return ShimError(message, step="hand over listener", errno=errno.ENOTCONN)
 
 
 def _is_dead(pidfd: int) -> bool:

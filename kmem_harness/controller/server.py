@@ -58,6 +58,7 @@ class Server:
             "counters": self._counters,
             "state": self._state,
             "bequeath": self._bequeath,
+            "listen_natively": self._listen_natively,
             "entrants": self._entrants,
             "boxes": self._list_boxes,
             "survey": self._survey,
@@ -255,6 +256,12 @@ class Server:
         legacy = Legacy(str(request["socket"]), str(request["message"]).encode())
         self._boxes.bequeath(request["box"], legacy)
         return {}
+
+    def _listen_natively(self, request: dict[str, Any]) -> dict[str, Any]:
+        profile, file = self._boxes.listen_natively(
+            request["box"], request["profile"], request["flags"]
+        )
+        return {"profile": profile, "file": file}
 
     def _entrants(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"entrants": self._boxes.entrants(request["box"])}

@@ -10,7 +10,14 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 
-__all__ = ["Entrant", "entrants", "filters_of", "pid_inside", "shares_pid_namespace"]
+__all__ = [
+    "Entrant",
+    "entrants",
+    "filters_of",
+    "newcomer",
+    "pid_inside",
+    "shares_pid_namespace",
+]
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,22 @@ def entrants(init_pid: int, filters: int) -> list[Entrant]:
                     inside = _field(status, "NSpid", name).split()[-1]
                     found.append(Entrant(pid, int(inside), _field(status, "Name", "?")))
     return found
+
+
+def newcomer(init_pid: int, known: set[str]) -> int:
+    """Find who was put into *init_pid*'s namespace from outside, and is not in *known*; 0 if nobody.
+
+    *known* holds pids as the namespace numbers them. Whoever was made inside has its parent there,
+    or init for one.
+    """
+    for name in os.listdir("/proc"):
+        with suppress(OSError, ValueError):  # no process, or gone since it was listed
+            pid = int(name)
+            if pid != init_pid and shares_pid_namespace(pid, init_pid):
+                parent = int(_field(_status(pid), "PPid", "0"))
+                if not shares_pid_namespace(parent, init_pid) and pid_inside(pid) not in known:
+                    return pid
+    return 0
 
 
 def _namespace(pid: int) -> str:

@@ -32,7 +32,8 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 
         def harness() -> Harness:
             if not started:
-                started.append(stack.enter_context(Harness(settings.kernel)))
+                made = Harness(settings.kernel, docker_listener=settings.docker_listener)
+                started.append(stack.enter_context(made))
             return started[0]
 
         with patch(harness, settings.limit):

@@ -36,7 +36,7 @@ def kmem_harness(pytestconfig: pytest.Config) -> Iterator[Harness]:
 
     settings = pytestconfig.stash[SETTINGS]
     try:
-        harness = Harness(settings.kernel)
+        harness = Harness(settings.kernel, docker_listener=settings.docker_listener)
     except UnsupportedHostError as error:
         cannot_enforce(error, require=settings.require)
     with harness:

@@ -17,6 +17,7 @@ __all__ = [
     "REPORTS",
     "check_size",
     "count",
+    "docker_listener",
     "increase",
     "keep",
     "kernel",
@@ -51,6 +52,13 @@ def limit(given: str, _base: Path) -> str | None:
 
     check_size(given)
     return None if parse_size(given) == UNLIMITED else given
+
+
+def docker_listener(given: str, _base: Path) -> str:
+    """Read who filters Docker containers."""
+    from kmem_harness.runtimes.native import check_listener
+
+    return check_listener(given)
 
 
 def kernel(given: str, _base: Path) -> str:

@@ -72,6 +72,7 @@ class Settings:
     runtime: str
     image: str | None
     timeout: float | None
+    docker_listener: str
     require: bool
     docker_patch: bool
     top: int
@@ -122,6 +123,13 @@ OPTIONS = (
         "SECONDS",
         "end containers that run longer, and fail their test; stands still in a debugger "
         "(default: none)",
+    ),
+    Option(
+        "docker-listener",
+        reading.docker_listener,
+        "auto",
+        "WHO",
+        "who filters docker containers: shim (ours), native (the engine's runtime), or auto",
     ),
     Option(
         "require",

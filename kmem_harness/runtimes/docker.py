@@ -25,6 +25,7 @@ from kmem_harness.runtimes.interception import KmemClient
 from kmem_harness.runtimes.labels import BOX, Labels, sweep
 from kmem_harness.runtimes.local import SHIM
 from kmem_harness.runtimes.logs import Log, logger
+from kmem_harness.runtimes.native import NativeListener
 from kmem_harness.runtimes.spec import BoxSpec, ContainerSpec
 from kmem_harness.runtimes.watcher import Watcher
 from kmem_harness.runtimes.wiring import Wiring
@@ -60,7 +61,7 @@ class DockerRuntime:
         with readable_errors(self.socket):
             self.client = KmemClient(base_url=f"unix://{self.socket}", door=self, timeout=60)
         try:
-            check_engine(self.client, self.socket)
+            self.native = NativeListener(self.client, check_engine(self.client, self.socket))
             with readable_errors(self.socket):
                 for name in sweep(self.client.api):
                     self.log.warning("container.swept", container=name)
@@ -163,7 +164,7 @@ class DockerRuntime:
         )
         running = DockerBox(self, box, config["Image"])
         box.attach(running)
-        running.rewrite = functools.partial(_rewrite, box=box, image=image)
+        running.rewrite = functools.partial(self._rewrite, box=box, image=image)
         try:
             with box.step("create", spec=made):
                 created: dict[str, Any] = original(made.config)
@@ -199,9 +200,14 @@ class DockerRuntime:
         self._watcher.close()
         self.client.close()
 
-
-def _rewrite(spec: ContainerSpec, *, box: Box, image: dict[str, Any]) -> None:
-    """Put the container under the shim, if anything limits it, and label it."""
-    spec.config["Labels"] = spec.labels
-    if box.socket is not None:
-        wrapping.wrap(spec.config, image, spec.command, SHIM, box.socket)
+    def _rewrite(self, spec: ContainerSpec, *, box: Box, image: dict[str, Any]) -> None:
+        """Put the container under its filter, if anything limits it, and label it."""
+        spec.config["Labels"] = spec.labels
+        if box.socket is None:
+            return
+        if self.native.chosen(self._harness.docker_listener, spec.config):
+            if spec.command != wrapping.command_of(spec.config, image):  # a plugin changed it
+                wrapping.set_command(spec.config, spec.command)
+            self.native.put_into(spec.config, box.listen_natively)
+        else:
+            wrapping.wrap(spec.config, image, spec.command, SHIM, box.socket)

@@ -33,6 +33,7 @@ __all__ = ["SHORT_ID", "DockerBox"]
 _END_SECONDS = 30.0
 _LOOK_SECONDS = 0.01
 _EXEC_SECONDS = 0.5
+_INSPECT_SECONDS = 2.0
 #: Looking through all processes takes a while where a bomb is burning.
 _ENTRANTS_SECONDS = 0.25
 _SIGNALED = 128
@@ -121,7 +122,8 @@ class DockerBox:
             return
         self._hold(pid)
         if not pid:
-            if self.box.filtered and not self._by_engine:
+            # Under a runtime's own filter a command may be quick; under the shim it waits for us.
+            if self.box.filtered and not self.box.native and not self._by_engine:
                 raise self._start_failure(state)
             return
         if self.box.filtered:
@@ -252,6 +254,7 @@ class DockerBox:
                 "id": self.container_id,
                 "name": self.container.name if self.container else "",
                 "image": self.image,
+                "listener": self._listener(),
                 "oom_killed": self._oom_killed,
                 "restarts": self._restarts,
             },
@@ -301,7 +304,7 @@ class DockerBox:
 
     def entered(self, exec_id: str) -> None:
         """Report a command that somebody runs in the container outside of our filter."""
-        if not self.box.filtered:
+        if not self.box.filtered or self.box.native:
             return
         for one in [exec_id] if exec_id else self._exec_ids():  # podman's event does not say
             if one not in self._judged:
@@ -333,6 +336,12 @@ class DockerBox:
         words = [process.get("entrypoint") or "?", *(process.get("arguments") or [])]
         if not wrapping.is_wrapped(words):
             self._breach("exec", int(facts.get("Pid") or 0), words)
+
+    def _listener(self) -> str | None:
+        """Say who installs the filter."""
+        if not self.box.filtered:
+            return None
+        return "native" if self.box.native else "shim"
 
     # -- the rest ----------------------------------------------------------------------------
 
@@ -383,7 +392,7 @@ class DockerBox:
 
     def _state(self) -> dict[str, Any]:
         try:
-            found = self._runtime.client.api.inspect_container(self.container_id)
+            found = _inspect(self._runtime.client.api, self.container_id)
         except docker.errors.NotFound:
             self._gone = True
             return {}
@@ -425,6 +434,19 @@ class DockerBox:
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
             os.close(pidfd)
+
+
+@tenacity.retry(
+    # podman looks for the process of a container that is just ending, and says so with a 500.
+    retry=tenacity.retry_if_exception(
+        lambda error: isinstance(error, docker.errors.APIError) and error.is_server_error()
+    ),
+    stop=tenacity.stop_after_delay(_INSPECT_SECONDS),
+    wait=tenacity.wait_fixed(_LOOK_SECONDS),
+    reraise=True,
+)
+def _inspect(api: Any, container_id: str) -> dict[str, Any]:
+    return dict(api.inspect_container(container_id))
 
 
 @tenacity.retry(

@@ -19,7 +19,7 @@ class Wiring:
 
     @hookimpl(trylast=True)
     def kmem_before_create(self, box: Box, spec: ContainerSpec) -> None:
-        """Have it start under the shim, whatever other plugins made of it."""
+        """Have it start under its filter, whatever other plugins made of it."""
         if box.runtime == "docker":
             box.running.rewrite(spec)  # type: ignore[attr-defined]
 
@@ -32,5 +32,5 @@ class Wiring:
     @hookimpl(trylast=True)
     def kmem_before_exec(self, box: Box, spec: ExecSpec) -> None:
         """Have the command run in the same memcg."""
-        if box.filtered:
+        if box.filtered and not box.native:
             spec.command = wrap_command(spec.command)

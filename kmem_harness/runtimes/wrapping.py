@@ -15,7 +15,15 @@ from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["PREFIX", "check_config", "command_of", "is_wrapped", "wrap", "wrap_command"]
+__all__ = [
+    "PREFIX",
+    "check_config",
+    "command_of",
+    "is_wrapped",
+    "set_command",
+    "wrap",
+    "wrap_command",
+]
 
 #: Where the shim and its socket's directory are to be found in the container.
 _SHIM = "/.kmem-harness/shim"
@@ -64,6 +72,12 @@ def check_config(config: Mapping[str, Any], image: Mapping[str, Any]) -> None:
             missing=f"an image for {ours}",
             remedy=f"build or pull it for {ours}",
         )
+
+
+def set_command(config: dict[str, Any], command: Sequence[str]) -> None:
+    """Have *config* run *command*, in place, whatever the image's own entrypoint is."""
+    config["Entrypoint"] = list(command)
+    config["Cmd"] = None
 
 
 def wrap(

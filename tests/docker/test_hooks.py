@@ -107,7 +107,7 @@ def test_refused_when_a_plugin_asked_for_it_then_is_told_of_each_card(engine, us
 
     with Harness("v4", plugins=[Plugin()]) as harness:
         box = harness.run(
-            ["sh", "-c", "sleep 1 & sleep 1 & wait"], image=image, kmem_limit=STACK, **OPTIONS
+            ["sh", "-c", "sleep 99 & sleep 99 & wait"], image=image, kmem_limit=STACK, **OPTIONS
         )
         box.wait(timeout=30)
         until(lambda: cards, 10, "nobody was told")
@@ -133,7 +133,7 @@ from prometheus_client import REGISTRY
 with Harness("v4") as harness:
     assert not harness.hooks.wants("kmem_refused")
     for again in range(2):
-        script = "sleep 1 & sleep 1 & sleep 1 & wait"
+        script = "sleep 99 & sleep 99 & sleep 99 & wait"
         box = harness.run(["sh", "-c", script], kmem_limit=2 * 8192, memcg=f"/web/{again}")
         box.wait(timeout=30)
         if again:

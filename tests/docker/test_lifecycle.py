@@ -24,7 +24,7 @@ def until_tasks(box, count):
 
 
 def test_run_when_a_limit_is_met_then_fork_fails_and_the_report_says_so(start):
-    box = start("sleep 1 & sleep 1 & sleep 1 & sleep 1 & wait", tasks=3)
+    box = start("sleep 99 & sleep 99 & sleep 99 & sleep 99 & wait", tasks=3)
     assert box.wait(timeout=30) == 2
     assert "Cannot allocate memory" in box.logs().decode()
     report = box.report()
@@ -116,7 +116,9 @@ def test_restart_then_charges_the_same_account_anew(start):
 
 
 def test_restart_policy_then_every_start_is_under_the_limit(start):
-    box = start("sleep 1 & sleep 1 & sleep 1 & exit 1", tasks=2, restart_policy={"Name": "always"})
+    box = start(
+        "sleep 99 & sleep 99 & sleep 99 & exit 1", tasks=2, restart_policy={"Name": "always"}
+    )
     until(lambda: box.report()["container"]["restarts"] >= 2, 30, "it was not restarted")
     assert box.report()["refusals"]["total"] >= 2
     assert box.report()["memcg"]["kmem"]["max_usage"] == 2 * STACK
@@ -125,13 +127,12 @@ def test_restart_policy_then_every_start_is_under_the_limit(start):
 def test_pause_then_calls_wait_and_go_on(start):
     box = start("while true; do sleep 0; done")
     box.pause()
-    # A call that was being answered may be counted after that.
-    time.sleep(0.05)
     paused = box.report()["notifications"]
-    time.sleep(0.1)
-    assert box.report()["notifications"] == paused
+    time.sleep(0.1)  # some fifty calls of a box that runs
+    # A call that was on its way may be counted after that.
+    assert box.report()["notifications"] <= paused + 1
     box.unpause()
-    until(lambda: box.report()["notifications"] > paused, 20, "it did not go on")
+    until(lambda: box.report()["notifications"] > paused + 1, 20, "it did not go on")
 
 
 def test_stop_then_start_again_with_docker_py(start):
@@ -159,20 +160,21 @@ def test_removed_when_somebody_else_does_it_then_the_account_is_closed(start, en
 
 def test_run_when_many_share_slices_then_none_exceeds_its_slice(harness, image):
     slices = [harness.memcg(f"/{name}.slice", 6 * STACK) for name in ("a", "b")]
-    script = "for i in 1 2 3 4; do sleep 1 & done; wait"
+    # The first in each slice holds what it has; each later one ends where it is refused.
+    script = "for i in 1 2 3 4; do sleep 99 & done; wait"
     boxes = [
         harness.run(["sh", "-c", script], image=image, memcg=one.child(f"c{i}"), **OPTIONS)
         for i in range(3)
         for one in slices
     ]
-    for box in boxes:
-        box.wait(timeout=60)
+    for box in boxes[2:]:
+        assert box.wait(timeout=60) == 2
     for one in slices:
         assert one.kmem.max_usage == 6 * STACK
         assert one.kmem.failcnt > 0
-        assert one.kmem.usage == 0
     for box in boxes:
         box.close()
+    assert [one.kmem.usage for one in slices] == [0, 0]
 
 
 def test_run_when_the_command_is_not_there_then_says_so(start, harness, image):

@@ -23,7 +23,7 @@ def test_container_when_the_runtime_is_docker_then_runs_in_the_image_of_the_sett
 
         @pytest.mark.limit_kmem({2 * STACK})
         def test_limited(kmem_container):
-            script = "sleep 1 & sleep 1 & sleep 1 & wait"
+            script = "sleep 99 & sleep 99 & sleep 99 & wait"
             box = kmem_container(["sh", "-c", script], network_mode="none", pids_limit=50)
             assert box.wait(timeout=30) == 2
             assert box.container.image.tags == [{image!r}]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kmem_harness import Box
     from tests.support.engine import Engine
 
-__all__ = ["BACKSTOP", "STACK", "Start", "Started", "harness", "images", "start"]
+__all__ = ["BACKSTOP", "STACK", "Start", "Started", "harness", "images", "listener", "start"]
 
 #: Bytes of a task in the profile v4, which the matrix emulates: its arithmetic is the simplest.
 STACK = 8192
@@ -79,14 +79,20 @@ def images(engine: Engine) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def harness(engine: Engine, images: None) -> Iterator[Harness]:
+def listener() -> str:
+    """Say who filters the containers; a room, or a module, may say otherwise."""
+    return "auto"
+
+
+@pytest.fixture(scope="module")
+def harness(engine: Engine, images: None, listener: str) -> Iterator[Harness]:
     """Give a harness of the profile v4 that uses *engine*; nothing is left behind it."""
     before = os.environ.get("DOCKER_HOST")
     os.environ["DOCKER_HOST"] = engine.host
     there = {one.id for one in engine.client.containers.list(all=True)}
     try:
         try:
-            harness = Harness("v4")
+            harness = Harness("v4", docker_listener=listener)
         except UnsupportedHostError as error:
             cannot_run(f"{error}; {error.remedy}")
         directory = Path(harness.controller.directory)

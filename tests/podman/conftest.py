@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.docker_matrix.fixtures import harness, images, start
+from tests.docker_matrix.fixtures import harness, images, listener, start
 from tests.support.engine import podman_engine
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tests.support.engine import Engine
 
-__all__ = ["engine", "harness", "images", "start"]
+__all__ = ["engine", "harness", "images", "listener", "start"]
 
 
 @pytest.fixture(scope="session")

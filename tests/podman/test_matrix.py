@@ -13,3 +13,9 @@ pytestmark = [  # type: ignore[assignment]  # a star import's is another
     pytest.mark.slow,
     pytest.mark.usefixtures("images"),
 ]
+
+
+@pytest.fixture(scope="module", params=["shim", "auto"])
+def listener(request: pytest.FixtureRequest) -> str:
+    """Run all of it twice: wrapped, and with the filter from podman's runtime."""
+    return str(request.param)

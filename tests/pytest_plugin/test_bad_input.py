@@ -51,6 +51,7 @@ def test_bad():
         (["--kmem-limit=1"], ["--kmem-limit", "'1'", "below one page"]),
         (["--kmem-kernel=4.4"], ["--kmem-kernel", "4.4", "3.12"]),
         (["--kmem-runtime=podman"], ["--kmem-runtime", "podman", "local", "docker"]),
+        (["--kmem-docker-listener=ptrace"], ["--kmem-docker-listener", "ptrace", "native"]),
     ],
     ids=lambda value: value[0],
 )

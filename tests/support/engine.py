@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -103,14 +104,14 @@ def _podman_host() -> Iterator[str]:
     options = ["--root", str(scratch / "root"), "--runroot", str(scratch / "run")]
     # No systemd is needed, nor asked.
     options += ["--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "crun"]
-    socket = scratch / "podman.sock"
+    path = scratch / "podman.sock"
     log = scratch / "log"
     # Its own default asks for more than a machine's root may be given.
     settings = scratch / "containers.conf"
     settings.write_text(f"[containers]\ndefault_ulimits = {_hard_limits()}\n")
     with log.open("wb") as output:
         service = subprocess.Popen(
-            [*_apart(), "podman", *options, "system", "service", "--time=0", f"unix://{socket}"],
+            [*_apart(), "podman", *options, "system", "service", "--time=0", f"unix://{path}"],
             cwd=scratch,  # where its monitor leaves a note of an OOM kill
             env={**os.environ, "CONTAINERS_CONF": str(settings)},
             stdin=subprocess.DEVNULL,
@@ -119,16 +120,22 @@ def _podman_host() -> Iterator[str]:
         )
     try:
         try:
-            until(socket.exists, PATIENCE_SECONDS, "podman's service has made no socket")
+            until(lambda: _listens(path), PATIENCE_SECONDS, "nothing listens on its socket")
         except TimeoutError as error:
             cannot_run(f"podman does not start: {error}\n{log.read_text()[-2000:]}")
-        yield f"unix://{socket}"
+        yield f"unix://{path}"
     finally:
         service.terminate()
         service.wait(PATIENCE_SECONDS)
         clean_up = [*_apart(), "podman", *options, "rm", "--all", "--force", "--time", "0"]
         subprocess.run(clean_up, capture_output=True, check=False)
         _remove_tree(scratch)
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody accepts connections there: the socket itself is made a little earlier."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(str(path)) == 0
 
 
 def _apart() -> list[str]:

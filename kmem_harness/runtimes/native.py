@@ -1,0 +1,167 @@
+"""Choose who installs a container's filter, our shim or the engine's runtime, and have it done.
+
+The runtime's own way (``listenerPath`` in the seccomp profile) covers every exec without wrapping
+it, whoever asks for it, and needs nothing in the container. It takes an engine that passes the path
+on (Docker from 23 on, podman) and the whole of the profile that the container would have had.
+Before runc 1.5 it also lacks WAIT_KILLABLE_RECV: there, a signal interrupts a call that waits for
+its answer, so that programs with timers see EINTR, or start over for ever. And it binds what the
+runtime itself does on the way into a container, and an init of the engine's: under that (``init=``),
+the command is a process that was made inside, and is charged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
+from kmem_harness.interposer.profile import ALLOW_ALL, WAIT_KILLABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["LISTENERS", "NativeListener", "check_listener"]
+
+LISTENERS = ("auto", "shim", "native")
+
+#: The first Docker that passes listenerPath on to its runtime.
+_DOCKER = (23,)
+#: The first that take WAIT_KILLABLE_RECV from a profile (crun: the first it was tried with).
+_KILLABLE = {"runc": (1, 5), "crun": (1, 8)}
+#: Where distributions keep the profile that podman uses, and Docker has built in, as a file.
+_SHARED_PROFILES = ("/etc/containers/seccomp.json", "/usr/share/containers/seccomp.json")
+_OPTION = re.compile(r"seccomp[=:]")
+_BUILT_IN = ("", "default", "builtin")
+
+
+def check_listener(listener: str) -> str:
+    """Give *listener* if it is one. Raises: ConfigurationError."""
+    if listener not in LISTENERS:
+        known = ", ".join(repr(one) for one in LISTENERS)
+        raise ConfigurationError(f"docker listener {listener!r} is not known; known are {known}")
+    return listener
+
+
+class NativeListener:
+    """What one engine's runtime can do, and the profiles it would use."""
+
+    def __init__(self, client: Any, version: Mapping[str, Any]) -> None:
+        """Learn from the engine's *version*; ask *client* for more where that is needed."""
+        self._client = client
+        rows = {row["Name"]: row["Version"] for row in version.get("Components") or []}
+        self._is_podman = "Podman Engine" in rows
+        self._engine = f"{'podman' if self._is_podman else 'Docker'} {version.get('Version')}"
+        self._possible = self._is_podman or _number(version.get("Version")) >= _DOCKER
+        #: Flags for the filter: which of ours its runtime takes.
+        self.flags: list[str] = []
+        for name, text in rows.items():
+            for runtime, first in _KILLABLE.items():
+                if runtime in name and _number(text) >= first:
+                    self.flags = [WAIT_KILLABLE]
+        self._default: dict[str, Any] | None = None
+
+    def chosen(self, asked: str, config: Mapping[str, Any]) -> bool:
+        """Say whether a container of *config* shall have its filter from the runtime.
+
+        "auto" takes that where it has no drawback. Raises: UnsupportedHostError if it was asked for
+        and the engine cannot.
+        """
+        if asked == "native" and not self._possible:
+            raise UnsupportedHostError(
+                f"{self._engine} drops the listenerPath of a seccomp profile: its runtime cannot "
+                "hand over a listener",
+                missing="an engine that passes listenerPath on",
+                remedy="use Docker 23 or later, or podman; or the shim (--docker-listener shim)",
+            )
+        if asked == "auto":
+            host = config.get("HostConfig") or {}
+            usual = not any(host.get(name) for name in ("Init", "Privileged", "Runtime"))
+            return self._possible and bool(self.flags) and usual and self._has_profile()
+        return asked == "native"
+
+    def put_into(
+        self, config: dict[str, Any], listen: Callable[..., tuple[dict[str, Any], str]]
+    ) -> None:
+        """Have the runtime of a container of *config* listen, in place.
+
+        *listen* takes the profile it would have had, and gives what it shall have and the path of a
+        file for it. Raises: ConfigurationError for a profile that cannot be used.
+        """
+        host = config.setdefault("HostConfig", {})
+        given = [option for option in host.get("SecurityOpt") or [] if _OPTION.match(option)]
+        others = [option for option in host.get("SecurityOpt") or [] if option not in given]
+        base = self._profile(_OPTION.sub("", given[-1], count=1) if given else "")
+        profile, path = listen(base, self.flags)
+        text = json.dumps(profile, separators=(",", ":"))
+        if self._is_podman:  # which takes the name of a file, and reads it when it creates
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+        host["SecurityOpt"] = [*others, f"seccomp={path if self._is_podman else text}"]
+
+    def _profile(self, given: str) -> dict[str, Any]:
+        """Read the profile that an option of a container asks for, or else its engine's default."""
+        if given == "unconfined":
+            return ALLOW_ALL
+        if given.lstrip().startswith("{"):
+            return _parse(given, "security_opt seccomp=")
+        if given not in _BUILT_IN:
+            return _read(given)
+        if not self._has_profile():
+            raise ConfigurationError(
+                f"the default seccomp profile of {self._engine} is built into it and cannot be read, "
+                "and the runtime's own listener needs the whole of it: name a profile "
+                "(security_opt=['seccomp=FILE']), install golang-github-containers-common, or use "
+                "the shim (--docker-listener shim)"
+            )
+        return self._default or ALLOW_ALL
+
+    def _has_profile(self) -> bool:
+        """Say whether the engine's default profile can be read, and read it."""
+        if self._default is None:
+            candidates = [self._configured(), *_SHARED_PROFILES]
+            path = next((one for one in candidates if one and os.path.isfile(one)), None)
+            self._default = {} if path is None else _read(path)
+        return bool(self._default)
+
+    def _configured(self) -> str:
+        """Ask the engine for the path of its default profile; empty if it is built in."""
+        if self._is_podman:
+            answer = self._client.api.get("http+docker://localhost/v4.0.0/libpod/info")
+            answer.raise_for_status()
+            return str(answer.json()["host"]["security"].get("seccompProfilePath") or "")
+        for option in self._client.info().get("SecurityOptions") or []:
+            fields = dict(field.split("=", 1) for field in option.split(",") if "=" in field)
+            if fields.get("name") == "seccomp":
+                return "" if fields.get("profile", "") in _BUILT_IN else fields["profile"]
+        return ""
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return _parse(file.read(), path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"seccomp profile {path!r}: {error.strerror}; name a file that can be read"
+        ) from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        profile = json.loads(text)
+        if isinstance(profile, dict) and isinstance(profile.get("defaultAction"), str):
+            return profile
+    except ValueError:
+        pass
+    raise ConfigurationError(
+        f"seccomp profile {where!r} is no JSON object with a defaultAction; see Docker's "
+        "documentation of seccomp profiles"
+    )
+
+
+def _number(text: Any) -> tuple[int, ...]:
+    """Read a version's leading numbers, wherever they begin in *text*."""
+    found = re.search(r"\d+(\.\d+)*", str(text))
+    return tuple(int(part) for part in found[0].split(".")) if found else ()

@@ -131,5 +131,10 @@ def _show(step: dict[str, Any], field: str) -> str:
 
 def record(result: Result, out: Path) -> None:
     """Write the emulated run as a trace of the same schema."""
-    if result.played is not None:
-        out.write_text(json.dumps(result.played, indent=1) + "\n", encoding="utf-8")
+    if result.played is None:
+        return
+    played = dict(result.played)
+    for key, value in played.items():
+        if isinstance(value, list):
+            played[key] = [{k: v for k, v in each.items() if k != "ties"} for each in value]
+    out.write_text(json.dumps(played, indent=1) + "\n", encoding="utf-8")

@@ -59,6 +59,7 @@ class Machine:
         self.tree.tasks.add(_RECORDER, self.tree.root)
         self.tree.tasks.writer = _RECORDER
         self.workers: dict[str, Worker] = {}
+        self.ties: frozenset[str] = frozenset()
         self._books = Books(self.tree, self.clock)
         self._caches = Caches(self._books)
         self._pressure = Pressure(self.tree, self._caches, self.workers, self._end)
@@ -202,7 +203,11 @@ class Machine:
     # Making objects -------------------------------------------------------------------------
 
     def do(self, name: str, workload_name: str, count: int) -> tuple[int, str]:
-        """Let a worker make up to *count* objects; return how many, and how it ended."""
+        """Let a worker make up to *count* objects; return how many, and how it ended.
+
+        ``ties`` says afterwards how else it might have ended.
+        """
+        self.ties = frozenset()
         worker = self.workers[name]
         if not worker.alive:
             return 0, DEAD
@@ -224,6 +229,7 @@ class Machine:
             if kind is not None:
                 self.clock.advance(kind.time_us)
         self._pressure.end()
+        self.ties = self._maker.ties if result not in {OK, KILLED} else frozenset({result})
         if result == KILLED:
             self._end(worker)
             self.clock.settle()

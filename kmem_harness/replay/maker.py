@@ -60,9 +60,15 @@ class Maker:
         self._stuck_failcnt = stuck_failcnt
         self._has_tables = has_tables
         self._part_of_page: Counter[Memcg] = Counter()
+        self.ties: frozenset[str] = frozenset()
 
     def make(self, worker: Worker, workload: Workload, kind: Kind | None) -> str:
-        """Make one object; say "ok", or what the call fails with."""
+        """Make one object; say "ok", or what the call fails with.
+
+        ``ties`` is then what else it might have failed with: which part of an object meets a
+        limit follows from the change of a page in hand, and that from which CPU ran when. Where
+        nothing is charged yet there is no change, and the first part is the one refused.
+        """
         if workload.grows_table and worker.tables_grown >= _LARGEST_TABLE:
             return "EBADF"
         if kind is None:
@@ -70,8 +76,10 @@ class Maker:
         if workload.churns and not self._clock.held:
             self._await_grace(worker.memcg, kind)
         charged: list[Part] = []
+        in_hand = worker.memcg.kmem.usage > 0
         failed = self._charge_parts(worker, kind, charged)
         if failed == STUCK:
+            self.ties = frozenset(part.errno_name for part in kind.parts)
             self._get_stuck(worker, workload, kind, charged)
             return STUCK
         fits = failed is None and self._fits_for_a_moment(worker.memcg, kind)
@@ -79,6 +87,8 @@ class Maker:
             return self._settle_in(worker, workload, kind, charged)
         self._books.undo(worker.memcg, charged, at_once=workload.tasks is not None)
         failed = failed or "ENOMEM"
+        errnos = {part.errno_name for part in kind.parts if in_hand} | {failed}
+        self.ties = frozenset(workload.errnos.get(each, each) for each in errnos)
         return workload.errnos.get(failed, failed)
 
     def _charge_parts(self, worker: Worker, kind: Kind, charged: list[Part]) -> str | None:

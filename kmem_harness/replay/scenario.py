@@ -148,6 +148,8 @@ class _Player:
         made, result = self._machine.do(step["worker"], step["workload"], step["count"])
         self._machine.hold_grace_periods(held=False)
         outcome: dict[str, Any] = {"made": made, "result": result}
+        if self._machine.ties - {result}:
+            outcome["ties"] = sorted(self._machine.ties)
         if result == KILLED:
             outcome["signal"] = _SIGKILL
         return outcome

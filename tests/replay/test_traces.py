@@ -277,3 +277,33 @@ def test_writer_when_it_writes_zero_then_moves_itself(trace):
     )
     result = replay_file(trace(scenario(*steps)))
     assert result.passed, result.differences
+
+
+def test_errno_when_another_part_may_have_been_refused_then_either_will_do(trace):
+    """ENFILE or ENOMEM follows from the change in hand; with nothing charged, from nothing."""
+    do = {"op": "do", "worker": "w", "workload": "pipe", "count": 900}
+    limit = {"op": "write", "file": LIMIT}
+    for text, made, number, agrees in (
+        ("1M", 400, "ENFILE", True),
+        ("1M", 400, "ENOMEM", True),
+        ("1M", 400, "EMFILE", False),
+        ("0", 0, "ENFILE", True),
+        ("0", 0, "ENOMEM", False),
+    ):
+        steps = (MKDIR, {**limit, "value": text}, SPAWN, {**do, "made": made, "result": number})
+        assert replay_file(trace(scenario(*steps))).passed is agrees, (text, number)
+
+
+def test_churn_when_recorded_either_way_then_both_agree(trace):
+    """Whether a backlog outruns the grace periods is the machine's doing, not the kernel's."""
+    do = {"op": "do", "worker": "w", "workload": "churn-pipe-close", "count": 6000}
+    limit = {"op": "write", "file": LIMIT, "value": "1M"}
+    for made, result, agrees in (
+        (6000, "ok", True),
+        (4000, "ENOMEM", True),
+        (1982, "ENFILE", True),
+        (300, "ENOMEM", False),
+        (5999, "ok", False),
+    ):
+        steps = (MKDIR, limit, SPAWN, {**do, "made": made, "result": result})
+        assert replay_file(trace(scenario(*steps))).passed is agrees, (made, result)

@@ -251,10 +251,7 @@ class ResCounterCharging(Charging):
                 if not self._may_oom(gfp):
                     return refusal
                 if credits_left == 0:
-                    if (
-                        not self.oom_kills
-                        or tree.oom_kill(culprit, request) is not OomOutcome.KILLED
-                    ):
+                    if not self._made_room_by_a_kill(culprit, request):
                         return refusal
                     credits_left = self.retries
                     progress = True
@@ -267,6 +264,12 @@ class ResCounterCharging(Charging):
             if again is None:
                 return None
             refusal = again
+
+    def _made_room_by_a_kill(self, culprit: Memcg, request: ChargeRequest) -> bool:
+        """Take the OOM step of K46; a task that is dying itself asks for nobody's death."""
+        if not self.oom_kills:
+            return False
+        return request.dying or culprit.tree.oom_kill(culprit, request) is OomOutcome.KILLED
 
     @staticmethod
     def _reclaim(culprit: Memcg, request: ChargeRequest, *, swap: bool) -> int:

@@ -224,7 +224,7 @@ def test_accounts_when_every_byte_of_kmem_is_memory_too(profile):
 
 @each_profile
 def test_request_when_not_flagged_then_is_not_considered(profile):
-    """K31, K32, K36, K37."""
+    """K31, K37."""
     lab = Lab(profile)
     g = lab.group(k=0)
     page = lab.fork(g, Gfp.WAIT | Gfp.FS)
@@ -262,7 +262,7 @@ def test_non_hierarchical_child_when_charged_then_only_5_10_counts_it_in_the_roo
 
 @each_old
 def test_task_when_it_forks_then_the_group_of_the_leader_pays(profile):
-    """K33, K35, K89: a thread elsewhere charges its leader's group."""
+    """K33, K89: a thread elsewhere charges its leader's group."""
     lab = Lab(profile)
     a, b = lab.group("a", k="1M"), lab.group("b", k="1M")
     lab.tree.tasks.add(10, a)
@@ -294,7 +294,7 @@ def test_order_when_both_are_full_then_the_first_asked_counts_the_failure(
     ("profile", "failures"), [("v4", 7), ("3.8", 7), ("3.12", 7), ("5.10", 19)]
 )
 def test_retries_when_nothing_helps_then_as_many_as_the_kernel_makes(profile, failures):
-    """K42-K46, K48: a batch, then the exact size until the credits are gone."""
+    """K42, K48: a batch, then the exact size until the credits are gone."""
     lab = Lab(profile)
     g = lab.group(k="1M", u=0)
     assert lab.fork(g) is None
@@ -328,7 +328,7 @@ def test_memsw_when_full_then_memory_is_rolled_back():
 
 
 def test_stock_when_off_then_memory_is_exact():
-    """K50-K56: no batch, so no batch's failure either."""
+    """K56: no batch, so no batch's failure either."""
     for profile in PROFILE_NAMES:
         lab = Lab(profile, stock=False)
         g = lab.group(k="1M")
@@ -337,7 +337,7 @@ def test_stock_when_off_then_memory_is_exact():
 
 
 def test_uncharge_when_in_5_10_then_refills_the_stock():
-    """K54, K58, K110."""
+    """K54, K110."""
     lab = Lab("5.10")
     g = lab.group(k="1M")
     page = lab.fork(g)
@@ -528,7 +528,7 @@ def test_migration_when_done_then_moves_no_charge_whatever_is_asked(profile):
 
 @pytest.mark.parametrize(("profile", "fit"), [("v4", 4), ("3.8", 4), ("3.12", 4), ("5.10", 2)])
 def test_capacity_when_only_stacks_count_then_is_the_limit_over_the_stack(profile, fit):
-    """K86, K91, K93, K94."""
+    """K86, K94."""
     lab = Lab(profile)
     g = lab.group(k=32768)
     order = {8192: 1, 16384: 2}[lab.profile.stack_nbytes]
@@ -630,7 +630,7 @@ def test_stat_when_read_then_has_no_line_for_kernel_memory(profile):
 
 @each_profile
 def test_uncharge_when_more_than_charged_then_the_books_are_wrong(profile):
-    """K90: freed once, when the task is finally gone; a second time is our bug."""
+    """A second free is our bug, and no counter is clamped in silence."""
     lab = Lab(profile)
     g = lab.group(k="1M")
     g.try_charge(4096)
@@ -649,7 +649,7 @@ def test_forced_charge_when_observing_then_passes_every_limit(profile):
 
 
 def test_deferred_work_when_stepped_then_runs_in_order():
-    """K80, K114, K117: what a test may look at between steps."""
+    """K80, K114: what a test may look at between steps."""
     lab = Lab("3.8")
     g = lab.group(k="1M")
     lab.tree.deferred.immediate = False

@@ -15,10 +15,66 @@ OLD = ("v4", "3.8", "3.12")
 # Vectors without a profile are M38's; most hold word for word in its successor.
 MERGED = ("3.8", "3.12")
 
+# Which rules each example works through, as the reference's last column says.
+RULES = {
+    "T1": "K1 K2 K25",
+    "T2": "K32 K34 K62",
+    "T3": "K21 K42 K50 K62 K77",
+    "T4": "K51",
+    "T5": "K42 K52",
+    "T6": "K54 K58 K90",
+    "T7": "K37 K38 K40 K91",
+    "T8": "K39 K40 K54",
+    "T9": "K6 K61 K62",
+    "T10": "K39 K40",
+    "T11": "K65 K83",
+    "T12": "K65 K70",
+    "T13": "K62 K67",
+    "T14": "K17 K66",
+    "T15": "K11 K23 K67 K68",
+    "T16": "K12 K26",
+    "T17": "K3 K4 K70",
+    "T18": "K3 K4 K68",
+    "T19": "K52 K56",
+    "T20": "K70 K75",
+    "T21": "K72",
+    "T22": "K40 K42 K48",
+    "T23": "K39 K48",
+    "T24": "K43 K48",
+    "T25": "K46 K48",
+    "T26": "K46",
+    "T27": "K7 K44 K47",
+    "T28": "K4 K7 K47",
+    "T29": "K4 K42",
+    "T30": "K48 K60",
+    "T31": "K38 K39 K40",
+    "T32": "K42 K45",
+    "T33": "K45 K48 K51 K55",
+    "T34": "K51 K53",
+    "T35": "K52",
+    "T36": "K49",
+    "T37": "K36",
+    "T38": "K32 K37",
+    "T39": "K33 K58 K83 K89",
+    "T40": "K78 K79 K80",
+    "T41": "K55 K70 K81",
+    "T42": "K82",
+    "T43": "K73",
+    "T44": "K55 K84",
+    "T45": "K18-K23",
+    "T46": "K17-K21",
+    "T47": "K24 K62",
+    "T48": "K29",
+    "T49": "K110",
+}
+
 
 def vector(number, *profiles):
-    """Run a test once for each profile the vector names, with the vector's number as its id."""
-    params = [pytest.param(Lab(name).profile.name, id=f"{number}-{name}") for name in profiles]
+    """Run a test once for each profile the vector names, with number and rules as its id."""
+    rules = RULES[number].replace(" ", "+")
+    params = [
+        pytest.param(Lab(name).profile.name, id=f"{number}-{name}-{rules}") for name in profiles
+    ]
     return pytest.mark.parametrize("profile", params)
 
 
@@ -296,6 +352,7 @@ def test_fork_without_fs_when_in_v4_then_enters_the_oom_step(profile):
 
 @vector("T25", "3.12")
 def test_fork_when_memory_is_full_in_3_12_then_fails_instead_of_killing(profile):
+    """K93."""
     lab = Lab(profile)
     g = lab.group(k="1M", u=8192)
     lab.tree.oom = lambda *_: pytest.fail("the OOM killer ran")
@@ -306,6 +363,7 @@ def test_fork_when_memory_is_full_in_3_12_then_fails_instead_of_killing(profile)
 
 @vector("T26", "3.8")
 def test_fork_when_memory_is_full_in_3_8_then_kills_and_succeeds(profile):
+    """K93, K117: the victim is the test's choice."""
     lab = Lab(profile)
     g = lab.group(k="1M", u=8192)
     first = lab.fork(g)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
+from contextlib import contextmanager
 from importlib import import_module
+from stat import filemode
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import click
@@ -13,7 +16,7 @@ from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
 from kmem_harness.demos.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["cli", "main"]
 
@@ -192,30 +195,65 @@ def demo(
 
 @cli.command()
 @click.argument("path")
-@click.argument("file")
-def read(path: str, file: str) -> None:
-    """Read control file FILE of memcg PATH on a running harness of yours."""
-    with _connected() as connection:
+@click.argument("file", required=False)
+def read(path: str, file: str | None) -> None:
+    """Read control file FILE of memcg PATH on a running harness of yours.
+
+    PATH/FILE in one word will do as well.
+    """
+    if file is None:
+        path, file = _split(path)
+    with _connected() as connection, _naming(f"{path.rstrip('/')}/{file}"):
         click.echo(connection.read(path, file))
 
 
-@cli.command()
+# A value may well begin with a dash: "-1" lifts a limit.
+@cli.command(context_settings={"ignore_unknown_options": True})
 @click.argument("path")
 @click.argument("file")
-@click.argument("value")
-def write(path: str, file: str, value: str) -> None:
-    """Write VALUE to control file FILE of memcg PATH on a running harness of yours."""
-    with _connected() as connection:
+@click.argument("value", required=False)
+def write(path: str, file: str, value: str | None) -> None:
+    """Write VALUE to control file FILE of memcg PATH on a running harness of yours.
+
+    PATH/FILE in one word will do as well.
+    """
+    if value is None:
+        (path, file), value = _split(path), file
+    with _connected() as connection, _naming(f"{path.rstrip('/')}/{file}"):
         connection.write(path, file, value)
 
 
 @cli.command()
+@click.option("-l", "with_modes", is_flag=True, help="Show each entry's mode, as ls -l does.")
 @click.argument("path", default="/")
-def ls(path: str) -> None:
+def ls(path: str, *, with_modes: bool) -> None:
     """List memcg PATH on a running harness of yours."""
-    with _connected() as connection:
+    with _connected() as connection, _naming(path):
+        modes = connection.modes(path) if with_modes else {}
         for entry in connection.ls(path):
-            click.echo(entry)
+            click.echo(f"{filemode(modes[entry])} {entry}" if with_modes else entry)
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Part the path of a control file into memcg and file."""
+    memcg, slash, file = path.rpartition("/")
+    if not slash or not file:
+        message = f"no control file is named: {path!r}. Give PATH FILE, or PATH/FILE."
+        raise click.UsageError(message)
+    return memcg or "/", file
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Put a path and the errno's name before what a cgroupfs would answer."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        name = errno.errorcode.get(error.errno, str(error.errno))
+        message = f"{path}: {name}: {error.strerror}"
+        raise OSError(message) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -94,6 +94,10 @@ class Connection:
         """List a memcg's directory."""
         return list(self.request("ls", path=path)["entries"])
 
+    def modes(self, path: str) -> dict[str, int]:
+        """Give the mode of each entry of a memcg's directory, type bits included."""
+        return dict(self.request("ls", path=path, modes=True)["modes"])
+
     def children(self, path: str) -> list[str]:
         """Name the memcgs right below *path*."""
         return list(self.request("children", path=path)["names"])

@@ -17,6 +17,7 @@ from kmem_harness.controller.boxes import Boxes, memcg_report
 from kmem_harness.controller.legacy import Legacy
 from kmem_harness.controller.live_tasks import TASK_FILES, refuse_move, show_tasks
 from kmem_harness.controller.loop import READABLE, Loop
+from kmem_harness.core import files
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
 
 if TYPE_CHECKING:
@@ -239,7 +240,10 @@ class Server:
         return {}
 
     def _ls(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {"entries": self._tree.ls(request["path"])}
+        reply: dict[str, Any] = {"entries": self._tree.ls(request["path"])}
+        if request.get("modes"):
+            reply["modes"] = files.modes_in(self._tree.find(request["path"]))
+        return reply
 
     def _children(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"names": sorted(self._tree.find(request["path"]).children)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
+from stat import S_IFDIR, S_IFREG
 from typing import TYPE_CHECKING, NamedTuple
 
 from kmem_harness.core import resize, statistics
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
     from kmem_harness.core.counter import ResourceCounter
     from kmem_harness.core.memcg import Memcg
 
-__all__ = ["ControlFile", "OpenFile", "find_file", "has", "modes", "names"]
+__all__ = ["ControlFile", "OpenFile", "find_file", "has", "modes", "modes_in", "names"]
 
 _MOVE_MASK = 3
 _MAX_SWAPPINESS = 100
 _MAX_AGENT = 4095
 _STANDARD_ERROR = 2
+_DIRECTORY_MODE = 0o755
 
 
 class ControlFile(NamedTuple):
@@ -342,6 +344,13 @@ def modes(memcg: Memcg) -> dict[str, int]:
     """Give the permission bits of every control file of *memcg* (K28)."""
     available = _available(memcg)
     return {name: available[name].mode for name in names(memcg)}
+
+
+def modes_in(memcg: Memcg) -> dict[str, int]:
+    """Give the mode of each entry of a memcg's directory, type bits included, by name."""
+    found = {name: S_IFREG | mode for name, mode in modes(memcg).items()}
+    found.update(dict.fromkeys(memcg.children, S_IFDIR | _DIRECTORY_MODE))
+    return dict(sorted(found.items()))
 
 
 def find_file(memcg: Memcg, name: str) -> OpenFile:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["play_scenario"]
 
 _SIGKILL = 9
-_DIRECTORY, _REGULAR = 0o040000, 0o100000
+_DIRECTORY = "40755"
 
 
 def play_scenario(trace: Trace, machine: Machine) -> list[dict[str, Any]]:
@@ -105,17 +105,14 @@ class _Player:
 
     def _stat(self, step: dict[str, Any]) -> dict[str, Any]:
         memcg, name = self._split(step)
-        mode = files.modes(memcg).get(name)
-        if mode is not None:
-            return {"mode": f"{_REGULAR | mode:o}", "size": 0, "nlink": 1}
+        if files.has(memcg, name):
+            return {"mode": f"{files.modes_in(memcg)[name]:o}", "size": 0, "nlink": 1}
         found = self._tree.find(step["file"])
-        return {"mode": f"{_DIRECTORY | 0o755:o}", "size": 0, "nlink": 2 + len(found.children)}
+        return {"mode": _DIRECTORY, "size": 0, "nlink": 2 + len(found.children)}
 
     def _ls(self, step: dict[str, Any]) -> dict[str, Any]:
-        memcg = self._tree.find(step["file"])
-        modes = {name: _REGULAR | mode for name, mode in files.modes(memcg).items()}
-        modes.update(dict.fromkeys(memcg.children, _DIRECTORY | 0o755))
-        return {"entries": [[name, f"{modes[name]:o}"] for name in sorted(modes)]}
+        modes = files.modes_in(self._tree.find(step["file"]))
+        return {"entries": [[name, f"{mode:o}"] for name, mode in modes.items()]}
 
     def _write(self, step: dict[str, Any]) -> dict[str, Any]:
         text = step["value"].ljust(step.get("padded_with_spaces_to", 0))

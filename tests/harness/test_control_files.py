@@ -112,6 +112,35 @@ def test_command_line_when_a_harness_runs_then_reads_writes_and_lists_its_files(
         forker.finish()
 
 
+def test_command_line_when_used_like_a_shell_in_a_cgroupfs_then_feels_like_one(alone):
+    alone.memcg("/g", kmem_limit="8M").child("c")
+    limit = "/g/memory.kmem.limit_in_bytes"
+    lifted = kmem_harness("write", "/g", "memory.kmem.limit_in_bytes", "-1")
+    assert (lifted.returncode, lifted.stdout, lifted.stderr) == (0, "", "")
+    assert kmem_harness("read", limit).stdout == "9223372036854775807\n"
+    assert kmem_harness("write", limit, "5000").returncode == 0
+    assert kmem_harness("read", limit).stdout == "8192\n"
+    listing = kmem_harness("ls", "-l", "/g").stdout.splitlines()
+    assert "drwxr-xr-x c" in listing
+    assert "-rw-r--r-- memory.kmem.limit_in_bytes" in listing
+    assert "--w------- memory.force_empty" in listing
+    for words, name in (
+        (("write", limit, "-2"), "EINVAL"),
+        (("write", limit, "8 M"), "EINVAL"),
+        (("write", "/memory.kmem.limit_in_bytes", "1M"), "EINVAL"),
+        (("read", "/g/memory.force_empty"), "EINVAL"),
+        (("read", "/g/nosuch"), "ENOENT"),
+        (("read", "/g/c"), "EISDIR"),
+        (("ls", "/g/tasks"), "ENOTDIR"),
+    ):
+        refused = kmem_harness(*words)
+        assert refused.returncode == 1, words
+        assert f"kmem-harness: {words[-1] if words[0] != 'write' else words[1]}: {name}: " in (
+            refused.stderr
+        )
+    assert kmem_harness("read", "tasks").returncode == 2
+
+
 def test_command_line_when_no_harness_runs_then_says_how_to_start_one(
     monkeypatch, tmp_path, capsys
 ):

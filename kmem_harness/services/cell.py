@@ -1,0 +1,157 @@
+"""Hold one activation of a service: its box, and the conversation with the program inside it.
+
+Knows packets and pids; knows no units. Everything happens in the event loop; what would block it
+is done in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import socket
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from kmem_harness.core.errors import KmemHarnessError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmem_harness.box import Box
+    from kmem_harness.handles import MemcgHandle
+    from kmem_harness.harness import Harness
+
+__all__ = ["Cell", "CellLostError"]
+
+_PROGRAM = os.path.join(os.path.dirname(__file__), "inside.py")  # noqa: PTH118, PTH120 - a string
+_PACKET = 200_000
+#: Its init and the program inside, beside the tasks of the service.
+_OWN_TASKS = 2
+
+
+class CellLostError(KmemHarnessError):
+    """The box ended under our hands: the service killed our program in it, or the controller died."""
+
+
+class Cell:
+    """A box with our program in it."""
+
+    def __init__(self, link: socket.socket, output: int, on_event: Callable[[dict[str, Any]], None]):
+        """Talk over *link*; read the service's lines from *output*."""
+        self._link = link
+        self.output = output
+        self._on_event = on_event
+        self._serials = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self.box: Box
+        self.lost = False
+
+    @classmethod
+    async def open(
+        cls,
+        harness: Harness,
+        memcg: MemcgHandle,
+        on_event: Callable[[dict[str, Any]], None],
+        *,
+        notify: str = "",
+        tasks_max: int | None = None,
+        inject: tuple[str, ...] = (),
+    ) -> Cell:
+        """Start a box in *memcg* with nothing of the service in it yet.
+
+        Raises: KmemHarnessError, OSError; nothing is left running then.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        reading, writing = os.pipe()
+        cell = cls(ours, reading, on_event)
+        more: dict[str, Any] = {"inject": inject} if inject else {}
+        try:
+            cell.box = await asyncio.to_thread(
+                harness.run,
+                [sys.executable, "-I", "-S", _PROGRAM, *([notify] if notify else [])],
+                memcg=memcg,
+                stdin=theirs,
+                stdout=writing,
+                stderr=writing,
+                cwd="/",
+                pids_max=None if tasks_max is None else tasks_max + _OWN_TASKS,
+                **more,
+            )
+        except BaseException:
+            ours.close()
+            os.close(reading)
+            raise
+        finally:
+            theirs.close()
+            os.close(writing)
+        loop = asyncio.get_running_loop()
+        ours.setblocking(False)
+        loop.add_reader(ours.fileno(), cell._hear)
+        loop.add_reader(cell.box.running.fileno(), cell._ended)
+        return cell
+
+    async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Have the program inside do something. Raises: CellLostError; OSError as it met it."""
+        if self.lost:
+            raise CellLostError("its box has ended")
+        serial = next(self._serials)
+        answer = self._answers[serial] = asyncio.get_running_loop().create_future()
+        try:
+            self._link.send(json.dumps({"op": op, "serial": serial, **fields}).encode())
+            got = await answer
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise CellLostError("its box has ended") from error
+        finally:
+            self._answers.pop(serial, None)
+        if got.get("errno"):
+            raise OSError(got["errno"], os.strerror(got["errno"]))
+        return got
+
+    async def close(self) -> dict[str, Any]:
+        """End the box and everything in it; give its last report."""
+        loop = asyncio.get_running_loop()
+        self._forget()
+        await asyncio.to_thread(self.box.kill)
+        report = await asyncio.to_thread(self.box.report)
+        await asyncio.to_thread(self.box.close)
+        loop.remove_reader(self._link.fileno())
+        self._link.close()
+        return report
+
+    def _hear(self) -> None:
+        while True:
+            try:
+                packet = self._link.recv(_PACKET)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet:
+                asyncio.get_running_loop().remove_reader(self._link.fileno())
+                return
+            message = json.loads(packet)
+            if "serial" in message:
+                answer = self._answers.get(message["serial"])
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
+            else:
+                self._on_event(message)
+
+    def _ended(self) -> None:
+        """The box is over, whether we asked for it or not."""
+        self._hear()  # what was said before
+        self._forget()
+        self._on_event({"event": "lost"})
+
+    def _forget(self) -> None:
+        if self.lost:
+            return
+        self.lost = True
+        with suppress(ValueError, OSError):
+            asyncio.get_running_loop().remove_reader(self.box.running.fileno())
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(CellLostError("its box has ended"))

@@ -30,6 +30,7 @@ class _LazyGroup(click.Group):
     _ELSEWHERE: ClassVar = {
         "experiment": "kmem_harness.experiments.command",
         "replay": "kmem_harness.replay.command",
+        "services": "kmem_harness.services.command",
         "top": "kmem_harness.top.command",
         "what-if": "kmem_harness.experiments.what_if_command",
     }

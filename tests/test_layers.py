@@ -53,7 +53,8 @@ TOP: dict[str, set[str]] = {
     "replay": _JOINED,
     "experiments": {*_JOINED, "report"},
     "top": {"core", "controller.client"},
-    "cli": {*_JOINED, "doctor", "run_command", "demos", "replay", "experiments", "top"},
+    "services": _JOINED,
+    "cli": {*_JOINED, "doctor", "run_command", "demos", "replay", "experiments", "top", "services"},
 }
 ALLOWED = ROOMS | TOP
 
@@ -84,6 +85,10 @@ FOREIGN: dict[str, set[str]] = {
     "experiments": {"click", "rich", "typing_extensions"},
     "experiments.on_dask": {"distributed"},
     "top": {"click", "rich"},
+    "services": set(),
+    "services.inside": set(),
+    "services.command": {"click", "rich"},
+    "services.view": {"rich"},
     "cli": {"click"},
 }
 

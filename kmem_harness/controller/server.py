@@ -84,10 +84,11 @@ class Server:
     def end_all(self) -> None:
         """Kill every box and remove every file of ours: the owner is gone."""
         self._boxes.end_all()
+        import shutil  # noqa: PLC0415 - only at the end: a controller has to start quickly
+
         with suppress(OSError):
             os.unlink(self._control_path)
-        with suppress(OSError):
-            os.rmdir(self._directory)
+        shutil.rmtree(self._directory, ignore_errors=True)  # the owner may keep files of its own there
 
     def _accept(self, _: int) -> None:
         if self._listening is None:

@@ -109,7 +109,8 @@ class Activation:
         self._deadline = math.inf
         self._watchdog = self._settings.watchdog
         self._watchdog_due = math.inf
-        self._ready = self._reloading = False
+        self._watchdog_fed = False
+        self._ready = False
         self._invocation = uuid.uuid4().hex
 
     @property
@@ -215,8 +216,7 @@ class Activation:
             if self._empty:
                 self._owner.say("it forked, and nobody is left")
                 raise _FailedError(Result.PROTOCOL)
-            if await self._until(lambda: False, min(_PID_FILE_SECONDS, deadline - _now())):
-                break
+            await self._until(lambda: self._empty, min(_PID_FILE_SECONDS, deadline - _now()))
             if _now() >= deadline:
                 self._owner.say(f"no pid was written to {self._settings.pid_file}")
                 raise self._start_timeout()
@@ -260,11 +260,9 @@ class Activation:
     async def _watch_over(self) -> None:
         end = _now() + self._settings.runtime_max
         while not self._is_over():
+            self._watchdog_fed = False
             due = self._watchdog_due
-            if not await self._until(
-                lambda due=due: self._is_over() or self._reload or self._watchdog_due != due,
-                min(end, due) - _now(),
-            ):
+            if not await self._until(self._has_news, min(end, due) - _now()):
                 if due <= end:
                     self._owner.say("watchdog: no WATCHDOG=1 in time")
                     raise _FailedError(Result.WATCHDOG, "abort")
@@ -273,12 +271,15 @@ class Activation:
             if self._reload is not None and not self._is_over():
                 await self._carry_out_reload()
 
+    def _has_news(self) -> bool:
+        return self._is_over() or self._reload is not None or self._watchdog_fed
+
     def _is_over(self) -> bool:
         return self._empty if self._main is None else self._main.ending is not None
 
     async def _carry_out_reload(self) -> None:
         self._owner.enter(State.RELOAD)
-        self._ready = self._reloading = False
+        self._ready = False
         succeeded = False
         try:
             if self._settings.effective_type == "notify-reload" and self.main_pid:
@@ -313,9 +314,8 @@ class Activation:
         elif first == "kill":
             await self._end(State.STOP_SIGKILL, settings.final_kill_signal, settings.timeout_stop)
         number = settings.kill_signal
-        if settings.restart_kill_signal is not None and not self._stop_asked:
-            if shall_restart(settings, self.result, self.main_ending):
-                number = settings.restart_kill_signal
+        if not self._stop_asked and shall_restart(settings, self.result, self.main_ending):
+            number = settings.restart_kill_signal or number
         await self._end(State.STOP_SIGTERM, number, settings.timeout_stop)
         if settings.exec_stop_post:
             self._owner.enter(State.STOP_POST)
@@ -326,18 +326,18 @@ class Activation:
     async def _stop_commands(self, commands: Sequence[ExecCommand]) -> None:
         try:
             for command in commands:
-                process = await self._spawn(command)
-                if not await self._until(
-                    lambda process=process: process.ending,
-                    self._settings.timeout_stop,
-                    interruptible=False,
-                ):
-                    raise _FailedError(Result.TIMEOUT)
-                self._check(process)
+                await self._stop_command(command)
         except _FailedError as failure:
             self._fail(failure.result)
         except OSError as error:
             self._cannot_start(error)
+
+    async def _stop_command(self, command: ExecCommand) -> None:
+        process = await self._spawn(command)
+        seconds = self._settings.timeout_stop
+        if not await self._until(lambda: process.ending, seconds, interruptible=False):
+            raise _FailedError(Result.TIMEOUT)
+        self._check(process)
 
     async def _end(self, state: State, number: int, seconds: float) -> None:
         """Send a signal to whom KillMode= says, and wait for them; then kill them."""
@@ -382,9 +382,7 @@ class Activation:
         return self._empty or all(one.ending for one in self._processes.values())
 
     async def _gone_within(self, seconds: float, *, final: bool) -> bool:
-        return await self._until(
-            lambda: self._are_gone(final=final), seconds, interruptible=False
-        )
+        return await self._until(lambda: self._are_gone(final=final), seconds, interruptible=False)
 
     # -- processes -------------------------------------------------------------------------
 
@@ -548,6 +546,7 @@ class Activation:
             task.add_done_callback(lambda done: done.exception())  # a box that is lost says so
 
     def _notify_watchdog(self, value: str) -> None:
+        self._watchdog_fed = True
         if value == "trigger":
             self._watchdog_due = _now()
         elif self._watchdog < math.inf:
@@ -556,7 +555,7 @@ class Activation:
     def _notify_watchdog_usec(self, value: str) -> None:
         if value.isdigit():
             self._watchdog = int(value) / 1e6 or math.inf
-            self._watchdog_due = _now() + self._watchdog
+            self._notify_watchdog("1")
 
     def _notify_extend(self, value: str) -> None:
         if value.isdigit():

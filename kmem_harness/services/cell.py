@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "CellLostError"]
 
-_PROGRAM = os.path.join(os.path.dirname(__file__), "inside.py")  # noqa: PTH118, PTH120 - a string
+_PROGRAM = os.path.join(os.path.dirname(__file__), "inside.py")
 _PACKET = 200_000
 #: Its init and the program inside, beside the tasks of the service.
 _OWN_TASKS = 2
@@ -39,7 +39,9 @@ class CellLostError(KmemHarnessError):
 class Cell:
     """A box with our program in it."""
 
-    def __init__(self, link: socket.socket, output: int, on_event: Callable[[dict[str, Any]], None]):
+    def __init__(
+        self, link: socket.socket, output: int, on_event: Callable[[dict[str, Any]], None]
+    ) -> None:
         """Talk over *link*; read the service's lines from *output*."""
         self._link = link
         self.output = output
@@ -58,7 +60,6 @@ class Cell:
         *,
         notify: str = "",
         tasks_max: int | None = None,
-        inject: tuple[str, ...] = (),
     ) -> Cell:
         """Start a box in *memcg* with nothing of the service in it yet.
 
@@ -67,7 +68,6 @@ class Cell:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         reading, writing = os.pipe()
         cell = cls(ours, reading, on_event)
-        more: dict[str, Any] = {"inject": inject} if inject else {}
         try:
             cell.box = await asyncio.to_thread(
                 harness.run,
@@ -78,7 +78,6 @@ class Cell:
                 stderr=writing,
                 cwd="/",
                 pids_max=None if tasks_max is None else tasks_max + _OWN_TASKS,
-                **more,
             )
         except BaseException:
             ours.close()
@@ -101,7 +100,7 @@ class Cell:
         answer = self._answers[serial] = asyncio.get_running_loop().create_future()
         try:
             self._link.send(json.dumps({"op": op, "serial": serial, **fields}).encode())
-            got = await answer
+            got: dict[str, Any] = await answer
         except (BrokenPipeError, ConnectionResetError) as error:
             raise CellLostError("its box has ended") from error
         finally:
@@ -115,7 +114,7 @@ class Cell:
         loop = asyncio.get_running_loop()
         self._forget()
         await asyncio.to_thread(self.box.kill)
-        report = await asyncio.to_thread(self.box.report)
+        report: dict[str, Any] = await asyncio.to_thread(self.box.report)
         await asyncio.to_thread(self.box.close)
         loop.remove_reader(self._link.fileno())
         self._link.close()
@@ -141,7 +140,7 @@ class Cell:
                 self._on_event(message)
 
     def _ended(self) -> None:
-        """The box is over, whether we asked for it or not."""
+        """Learn that the box is over, whether we asked for it or not."""
         self._hear()  # what was said before
         self._forget()
         self._on_event({"event": "lost"})

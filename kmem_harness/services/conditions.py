@@ -72,7 +72,7 @@ _ARCHITECTURES = {"x86_64": "x86-64", "aarch64": "arm64"}
 
 _TESTS: dict[str, Callable[[str], bool]] = {
     "PathExists": os.path.exists,
-    "PathExistsGlob": lambda pattern: bool(glob.glob(pattern)),  # noqa: PTH207 - absolute
+    "PathExistsGlob": lambda pattern: bool(glob.glob(pattern)),
     "PathIsDirectory": os.path.isdir,
     "PathIsSymbolicLink": os.path.islink,
     "PathIsMountPoint": os.path.ismount,
@@ -83,8 +83,9 @@ _TESTS: dict[str, Callable[[str], bool]] = {
     "User": _is_user,
     "Group": _is_group,
     "Host": lambda pattern: fnmatch.fnmatch(socket.gethostname().lower(), pattern.lower()),
-    "Architecture": lambda name: name
-    in ("native", _ARCHITECTURES.get(platform.machine(), platform.machine())),
+    "Architecture": lambda name: (
+        name in ("native", _ARCHITECTURES.get(platform.machine(), platform.machine()))
+    ),
     "Environment": _has_variable,
     "KernelCommandLine": _on_kernel_command_line,
 }

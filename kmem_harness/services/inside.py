@@ -36,8 +36,17 @@ _PACKET = 200_000
 _CREDENTIALS = struct.Struct("3i")
 #: Exit statuses of the steps before exec. Source: systemd.exec(5), PROCESS EXIT CODES.
 _STEPS = {
-    **{"chdir": 200, "nice": 201, "exec": 203, "limits": 205, "oom_score": 206, "stdin": 208},
-    **{"stdout": 209, "group": 216, "user": 217, "setsid": 220, "stderr": 222},
+    "chdir": 200,
+    "nice": 201,
+    "exec": 203,
+    "limits": 205,
+    "oom_score": 206,
+    "stdin": 208,
+    "stdout": 209,
+    "group": 216,
+    "user": 217,
+    "setsid": 220,
+    "stderr": 222,
 }
 
 
@@ -202,23 +211,20 @@ def _open_notify(path: str) -> socket.socket:
     notify.setblocking(False)
     notify.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     notify.bind(path)
-    os.chmod(path, 0o777)  # noqa: PTH101, S103 - a service may run as another user; its folder is ours
+    os.chmod(path, 0o777)  # noqa: S103 - a service may run as another user; its folder is ours
     return notify
 
 
 def _descendants() -> dict[int, int]:
     """List all living processes below this one, each with its parent."""
     parents: dict[int, int] = {}
-    for name in os.listdir("/proc"):  # noqa: PTH208 - no pathlib in here
+    for name in os.listdir("/proc"):
         if name.isdigit():
-            with suppress(OSError):
-                fd = os.open(f"/proc/{name}/stat", os.O_RDONLY)
-                try:
-                    state, parent = os.read(fd, 512).rpartition(b")")[2].split()[:2]
-                finally:
-                    os.close(fd)
+            with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                # comm may hold anything, brackets too
+                state, above = file.read(512).rpartition(b")")[2].split()[:2]
                 if state not in (b"Z", b"X"):
-                    parents[int(name)] = int(parent)
+                    parents[int(name)] = int(above)
     below: dict[int, int] = {}
     ours = {os.getpid()}
     grown = True
@@ -236,44 +242,78 @@ def _become(order: dict, writing: int) -> None:  # type: ignore[type-arg]
     """Turn into the program; never returns."""
     step = "setsid"
     try:
-        os.setsid()
-        _default_signals(ignore_pipe=order["ignore_sigpipe"])
-        os.umask(order["umask"])
-        step = "nice"
-        if order.get("nice") is not None:
-            os.setpriority(os.PRIO_PROCESS, 0, order["nice"])
-        step = "oom_score"
-        if order.get("oom_score") is not None:
-            with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
-                file.write(str(order["oom_score"]))
-        step = "limits"
-        for name, soft, hard in order["limits"]:
-            _set_limit(name, soft, hard)
-        for step, target in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
-            _redirect(target, order.get(step))
-        step = "group"
-        if order.get("groups") is not None:
-            os.setgroups(order["groups"])
-        if order.get("gid") is not None:
-            os.setgid(order["gid"])
-        step = "user"
-        if order.get("uid") is not None:
-            os.setuid(order["uid"])
-        step = "chdir"
-        try:
-            os.chdir(order["cwd"])
-        except OSError:
-            if not order["cwd_may_fail"]:
-                raise
-        step = "exec"
-        environment = dict(order["env"])
-        for name in order["pid_variables"]:
-            environment[name] = str(os.getpid())
-        os.execve(order["path"], order["argv"], environment)
+        for name, take in _WAY:
+            step = name
+            take(order)
     except OSError as error:
         os.write(writing, f"{step} {error.errno}".encode())
     finally:
         os._exit(_STEPS[step])
+
+
+def _start_session(order: dict) -> None:  # type: ignore[type-arg]
+    os.setsid()
+    _default_signals(ignore_pipe=order["ignore_sigpipe"])
+    os.umask(order["umask"])
+
+
+def _set_nice(order: dict) -> None:  # type: ignore[type-arg]
+    if order["nice"] is not None:
+        os.setpriority(os.PRIO_PROCESS, 0, order["nice"])
+
+
+def _set_oom_score(order: dict) -> None:  # type: ignore[type-arg]
+    if order["oom_score"] is not None:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(order["oom_score"]))
+
+
+def _set_limits(order: dict) -> None:  # type: ignore[type-arg]
+    for name, soft, hard in order["limits"]:
+        _set_limit(name, soft, hard)
+
+
+def _change_group(order: dict) -> None:  # type: ignore[type-arg]
+    if order["groups"] is not None:
+        os.setgroups(order["groups"])
+    if order["gid"] is not None:
+        os.setgid(order["gid"])
+
+
+def _change_user(order: dict) -> None:  # type: ignore[type-arg]
+    if order["uid"] is not None:
+        os.setuid(order["uid"])
+
+
+def _change_directory(order: dict) -> None:  # type: ignore[type-arg]
+    try:
+        os.chdir(order["cwd"])
+    except OSError:
+        if not order["cwd_may_fail"]:
+            raise
+
+
+def _execute(order: dict) -> None:  # type: ignore[type-arg]
+    environment = dict(order["env"])
+    for name in order["pid_variables"]:
+        environment[name] = str(os.getpid())
+    os.execve(order["path"], order["argv"], environment)
+
+
+#: The steps from the fork to the program, in systemd's order: files are opened before the user changes.
+_WAY = (
+    ("setsid", _start_session),
+    ("nice", _set_nice),
+    ("oom_score", _set_oom_score),
+    ("limits", _set_limits),
+    ("stdin", lambda order: _redirect(0, order["stdin"])),
+    ("stdout", lambda order: _redirect(1, order["stdout"])),
+    ("stderr", lambda order: _redirect(2, order["stderr"])),
+    ("group", _change_group),
+    ("user", _change_user),
+    ("chdir", _change_directory),
+    ("exec", _execute),
+)
 
 
 def _default_signals(*, ignore_pipe: bool) -> None:

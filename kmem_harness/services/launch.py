@@ -91,9 +91,7 @@ def _ids(service: ServiceSettings) -> tuple[int | None, int | None, list[int] | 
     return uid, gid, groups
 
 
-def environment_of(
-    unit: Unit, directories: Directories, more: Mapping[str, str]
-) -> dict[str, str]:
+def environment_of(unit: Unit, directories: Directories, more: Mapping[str, str]) -> dict[str, str]:
     """Build the environment of a process: systemd's own variables, *more*, and the unit's.
 
     Raises: OSError for an ``EnvironmentFile=`` that must be there and is not.
@@ -105,15 +103,15 @@ def environment_of(
         environment["LANG"] = os.environ["LANG"]
     if service.user or os.geteuid() != 0:
         account = user_named(service.user if os.geteuid() == 0 else None)
-        environment |= {
-            **{"HOME": account.pw_dir, "USER": account.pw_name},
-            **{"LOGNAME": account.pw_name, "SHELL": account.pw_shell},
-        }
+        environment |= {"HOME": account.pw_dir, "SHELL": account.pw_shell}
+        environment |= dict.fromkeys(("USER", "LOGNAME"), account.pw_name)
     for variable, base, names, _ in _directory_rows(service, directories):
         if names:
             environment[variable] = ":".join(f"{base}/{name}" for name in names)
     environment |= more
-    environment |= {name: os.environ[name] for name in service.pass_environment if name in os.environ}
+    environment |= {
+        name: os.environ[name] for name in service.pass_environment if name in os.environ
+    }
     environment |= dict(word.split("=", 1) for word in service.environment)
     for pattern in service.environment_files:
         environment |= _read_environment(pattern)
@@ -127,13 +125,11 @@ def environment_of(
 def _read_environment(pattern: str) -> dict[str, str]:
     path = pattern.removeprefix("-")
     found: dict[str, str] = {}
-    paths = sorted(glob.glob(path)) if glob.has_magic(path) else [path]  # noqa: PTH207 - absolute
+    paths = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
     for one in paths:
-        try:
-            found |= parse_environment_file(Path(one).read_text(encoding="utf-8", errors="replace"))
-        except OSError:
-            if not pattern.startswith("-"):
-                raise
+        if pattern.startswith("-") and not os.access(one, os.R_OK):
+            continue
+        found |= parse_environment_file(Path(one).read_text(encoding="utf-8", errors="replace"))
     return found
 
 
@@ -161,7 +157,9 @@ def order_for(unit: Unit, command: ExecCommand, environment: Mapping[str, str]) 
         "nice": service.nice,
         "oom_score": service.oom_score_adjust,
         "ignore_sigpipe": service.ignore_sigpipe,
-        "limits": list({name: (name, soft, hard) for name, soft, hard in service.resource_limits}.values()),
+        "limits": list(
+            {name: (name, soft, hard) for name, soft, hard in service.resource_limits}.values()
+        ),
         "uid": uid,
         "gid": gid,
         "groups": groups,

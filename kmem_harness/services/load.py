@@ -57,7 +57,7 @@ def read_request(arguments: Sequence[str]) -> Request:
             folders.append(str(path.resolve()))
             names += sorted(
                 name
-                for name in os.listdir(path)  # noqa: PTH208 - names are what is wanted
+                for name in os.listdir(path)
                 if name.rpartition(".")[2] in _STARTED
                 and not (path / name).is_dir()
                 and not parse_name(name).is_template
@@ -74,7 +74,9 @@ def read_request(arguments: Sequence[str]) -> Request:
             names.append(parse_name(argument).text)
     for name in names:
         if parse_name(name).is_template:
-            message = f"{name!r} is a template; give an instance, such as {name.replace('@', '@1')!r}"
+            message = (
+                f"{name!r} is a template; give an instance, such as {name.replace('@', '@1')!r}"
+            )
             raise ConfigurationError(message)
     return Request(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(folders)))
 
@@ -204,6 +206,6 @@ class Library:
 
 
 def _is_masked(path: str) -> bool:
-    return os.path.realpath(path) == os.devnull or (  # noqa: PTH118 - as systemd asks
+    return os.path.realpath(path) == os.devnull or (
         Path(path).is_file() and Path(path).stat().st_size == 0
     )

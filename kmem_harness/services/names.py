@@ -104,7 +104,7 @@ def slice_path(name: str) -> str:
 
 
 def unescape(text: str, *, path: bool = False) -> str:
-    """Undo systemd-escape: ``-`` is ``/`` and ``\\x2d`` a ``-``."""
+    """Undo systemd-escape: a ``-`` is a slash, and ``-`` itself is written in hexadecimal."""
     raw = _ESCAPED.sub(lambda match: chr(int(match[1], 16)) if match[1] else "/", text)
     if path:
         return f"/{raw.strip('/')}"

@@ -97,9 +97,7 @@ def _pull(plan: Plan, library: Library, names: list[str]) -> None:
         for wanted, required in library.installed_into(unit.text):
             unit.unit.wants += [wanted] if not required else []
             unit.unit.requires += [wanted] if required else []
-        for other in unit.unit.wants:
-            if _is_there(plan, library, other):
-                waiting.append(other)
+        waiting += [other for other in unit.unit.wants if _is_there(plan, library, other)]
         for other in [*unit.unit.requires, *unit.unit.binds_to, *unit.unit.requisite]:
             if _is_there(plan, library, other):
                 waiting.append(other)

@@ -6,8 +6,8 @@ Knows one unit; whom to start before or after whom is the manager's.
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kmem_harness.core.errors import KmemHarnessError
@@ -208,7 +208,6 @@ class Service:
                 activation.event,
                 notify=notify,
                 tasks_max=None if tasks == NO_LIMIT else tasks,
-                inject=tuple(self.unit.limits.kmem_inject),
             )
         except (KmemHarnessError, OSError) as error:
             self.say(f"its box cannot be set up: {error}")
@@ -225,8 +224,8 @@ class Service:
             cell, self.cell, self._activation = self.cell, None, None
             report = await cell.close()
             lines.close()
-            if notify:
-                Path(notify).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(notify)
             self._world.over(self, report)
 
     def _finish_job(self, *, succeeded: bool) -> None:

@@ -171,7 +171,9 @@ def _variables(text: str, context: Context) -> list[str]:
     words = _words(text, context)
     for word in words:
         if not _VARIABLE.match(word):
-            raise ValueError(f"{word!r} sets no variable; write NAME=VALUE, quoted if it has spaces")
+            raise ValueError(
+                f"{word!r} sets no variable; write NAME=VALUE, quoted if it has spaces"
+            )
     return words
 
 
@@ -319,7 +321,9 @@ class UnitSettings:
     on_failure: list[str] = many("OnFailure", _units, resets=False)
     on_success: list[str] = many("OnSuccess", _units, resets=False)
     default_dependencies: bool = one("DefaultDependencies", parse_boolean, True)
-    start_limit_interval: float = one("StartLimitIntervalSec StartLimitInterval", parse_seconds, 10.0)
+    start_limit_interval: float = one(
+        "StartLimitIntervalSec StartLimitInterval", parse_seconds, 10.0
+    )
     start_limit_burst: int = one("StartLimitBurst", parse_number, 5)
     conditions: list[Condition] = field(default_factory=list, metadata={"names": []})
     asserts: list[Condition] = field(default_factory=list, metadata={"names": []})

@@ -87,8 +87,8 @@ class Specifiers:
             "N": without_suffix,
             "p": name.prefix,
             "P": lambda: unescape(name.prefix),
-            "y": os.path.abspath(fragment),  # noqa: PTH100 - does not resolve symlinks
-            "Y": os.path.dirname(os.path.abspath(fragment)),  # noqa: PTH100, PTH120 - likewise
+            "y": os.path.abspath(fragment),
+            "Y": os.path.dirname(os.path.abspath(fragment)),
             "t": directories.runtime,
             "S": directories.state,
             "C": directories.cache,

@@ -40,7 +40,9 @@ ACTIVE = (State.RUNNING, State.EXITED, State.ACTIVE, State.RELOAD)
 
 _ACTIVE_STATES = {
     **dict.fromkeys((State.RUNNING, State.EXITED, State.ACTIVE), "active"),
-    **dict.fromkeys((State.CONDITION, State.START_PRE, State.START, State.START_POST), "activating"),
+    **dict.fromkeys(
+        (State.CONDITION, State.START_PRE, State.START, State.START_POST), "activating"
+    ),
     State.AUTO_RESTART: "activating",
     State.RELOAD: "reloading",
     State.DEAD: "inactive",

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.services.settings import (
     Context,
     InstallSettings,
@@ -26,7 +27,7 @@ from kmem_harness.services.syntax import Assignment, Place, UnitFileError
 if TYPE_CHECKING:
     from kmem_harness.services.names import UnitName
 
-__all__ = ["Handling", "Noted", "Unit", "build_unit"]
+__all__ = ["Handling", "Noted", "Unit", "apply_property", "build_unit"]
 
 
 class Handling(Enum):
@@ -158,6 +159,30 @@ def build_unit(
     return unit
 
 
+#: What a running unit can be given anew.
+_PROPERTIES = ("X-KmemMax", "MemoryMax", "MemoryHigh", "TasksMax")
+
+
+def apply_property(unit: Unit, text: str) -> str:
+    """Set a limit of a loaded unit, as in ``X-KmemMax=8M``; give the key.
+
+    Raises: ConfigurationError for a key that cannot be set, UnitFileError for its value.
+    """
+    key, equals, value = text.partition("=")
+    section = {"service": "Service", "slice": "Slice"}.get(unit.name.type, "")
+    targets = _table(unit.name.type).get((section, key), [])
+    if not equals or key not in _PROPERTIES or not targets or unit.specifiers is None:
+        message = (
+            f"{text!r} cannot be set on {unit.text}; a service or slice takes "
+            f"{', '.join(f'{name}=' for name in _PROPERTIES)}"
+        )
+        raise ConfigurationError(message)
+    assignment = Assignment(section, key, value, Place(f"{unit.text}: set-property", 0))
+    for part, target in targets:
+        _assign(getattr(unit, part), target, assignment, unit.specifiers)
+    return key
+
+
 def _assign(part: Any, key: Key, assignment: Assignment, specifiers: Specifiers) -> None:
     if not assignment.value:
         if key.many and not key.resets:
@@ -197,6 +222,8 @@ def _why_not_whole(unit: Unit, assignment: Assignment) -> str:
     key, value = assignment.key, assignment.value
     if (key, value) in _PARTIAL:
         return _PARTIAL[key, value]
+    if key == "X-KmemInject":
+        return "fault injection comes later"
     if key == "TasksMax" and unit.name.type == "slice":
         return "no bound over several boxes can be had"
     if key in ("User", "Group", "SupplementaryGroups") and os.geteuid() != 0 and value:

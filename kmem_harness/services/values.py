@@ -55,18 +55,11 @@ _PAGE = 4096
 _LARGEST_EXIT = 255
 #: Names of exit statuses. Source: exit-status.c of systemd 252.
 _EXIT_NAMES = {
-    **{"SUCCESS": 0, "FAILURE": 1, "INVALIDARGUMENT": 2, "NOTIMPLEMENTED": 3, "NOPERMISSION": 4},
-    **{"NOTINSTALLED": 5, "NOTCONFIGURED": 6, "NOTRUNNING": 7},
-    **{"USAGE": 64, "DATAERR": 65, "NOINPUT": 66, "NOUSER": 67, "NOHOST": 68, "UNAVAILABLE": 69},
-    **{"SOFTWARE": 70, "OSERR": 71, "OSFILE": 72, "CANTCREAT": 73, "IOERR": 74, "TEMPFAIL": 75},
-    **{"PROTOCOL": 76, "NOPERM": 77, "CONFIG": 78, "CHDIR": 200, "NICE": 201, "FDS": 202},
-    **{"EXEC": 203, "MEMORY": 204, "LIMITS": 205, "OOM_ADJUST": 206, "SIGNAL_MASK": 207},
-    **{"STDIN": 208, "STDOUT": 209, "CHROOT": 210, "IOPRIO": 211, "TIMERSLACK": 212},
-    **{"SECUREBITS": 213, "SETSCHEDULER": 214, "CPUAFFINITY": 215, "GROUP": 216, "USER": 217},
-    **{"CAPABILITIES": 218, "CGROUP": 219, "SETSID": 220, "CONFIRM": 221, "STDERR": 222},
-    **{"PAM": 224, "NETWORK": 225, "NAMESPACE": 226, "NO_NEW_PRIVILEGES": 227, "SECCOMP": 228},
-    **{"RUNTIME_DIRECTORY": 233, "STATE_DIRECTORY": 238, "CACHE_DIRECTORY": 239},
-    **{"LOGS_DIRECTORY": 240, "CONFIGURATION_DIRECTORY": 241, "EXCEPTION": 255},
+    name: int(number)
+    for name, _, number in (
+        word.partition("=")
+        for word in ["SUCCESS=0", "FAILURE=1", "INVALIDARGUMENT=2", "NOTIMPLEMENTED=3", "NOPERMISSION=4", "NOTINSTALLED=5", "NOTCONFIGURED=6", "NOTRUNNING=7", "USAGE=64", "DATAERR=65", "NOINPUT=66", "NOUSER=67", "NOHOST=68", "UNAVAILABLE=69", "SOFTWARE=70", "OSERR=71", "OSFILE=72", "CANTCREAT=73", "IOERR=74", "TEMPFAIL=75", "PROTOCOL=76", "NOPERM=77", "CONFIG=78", "CHDIR=200", "NICE=201", "FDS=202", "EXEC=203", "MEMORY=204", "LIMITS=205", "OOM_ADJUST=206", "SIGNAL_MASK=207", "STDIN=208", "STDOUT=209", "CHROOT=210", "IOPRIO=211", "TIMERSLACK=212", "SECUREBITS=213", "SETSCHEDULER=214", "CPUAFFINITY=215", "GROUP=216", "USER=217", "CAPABILITIES=218", "CGROUP=219", "SETSID=220", "CONFIRM=221", "STDERR=222", "PAM=224", "NETWORK=225", "NAMESPACE=226", "NO_NEW_PRIVILEGES=227", "SECCOMP=228", "RUNTIME_DIRECTORY=233", "STATE_DIRECTORY=238", "CACHE_DIRECTORY=239", "LOGS_DIRECTORY=240", "CONFIGURATION_DIRECTORY=241", "EXCEPTION=255"]
+    )
 }
 
 
@@ -150,7 +143,7 @@ def _physical_memory() -> int:
 
 
 def _most_tasks() -> int:
-    """The smaller of the two bounds that the kernel has for a system."""
+    """Give the smaller of the two bounds that the kernel has for a system."""
     return min(
         int(Path("/proc/sys/kernel", name).read_text(encoding="ascii"))
         for name in ("pid_max", "threads-max")

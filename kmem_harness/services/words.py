@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 __all__ = [
-    "QuotingError",
     "WHITESPACE",
+    "QuotingError",
     "expand_arguments",
     "next_word",
     "parse_environment_file",
@@ -20,7 +20,10 @@ __all__ = [
 WHITESPACE = " \t\n\r"
 _SIMPLE = {
     **dict(zip("abfnrtv", "\a\b\f\n\r\t\v", strict=True)),
-    **{"\\": "\\", '"': '"', "'": "'", "s": " "},
+    "\\": "\\",
+    '"': '"',
+    "'": "'",
+    "s": " ",
 }
 #: Letter: how many digits follow, in which base.
 _NUMBERED = {"x": (2, 16), "u": (4, 16), "U": (8, 16)}

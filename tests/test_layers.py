@@ -85,7 +85,7 @@ FOREIGN: dict[str, set[str]] = {
     "experiments": {"click", "rich", "typing_extensions"},
     "experiments.on_dask": {"distributed"},
     "top": {"click", "rich"},
-    "services": set(),
+    "services": {"typing_extensions"},
     "services.inside": set(),
     "services.command": {"click", "rich"},
     "services.view": {"rich"},

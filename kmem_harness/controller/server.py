@@ -88,7 +88,9 @@ class Server:
 
         with suppress(OSError):
             os.unlink(self._control_path)
-        shutil.rmtree(self._directory, ignore_errors=True)  # the owner may keep files of its own there
+        shutil.rmtree(
+            self._directory, ignore_errors=True
+        )  # the owner may keep files of its own there
 
     def _accept(self, _: int) -> None:
         if self._listening is None:

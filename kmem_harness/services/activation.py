@@ -161,6 +161,8 @@ class Activation:
             self._owner.say("its box ended: the program in there was killed, or the controller")
             self._fail(Result.SIGNAL)
         finally:
+            if self._main is not None:
+                self.main_ending = self._main.ending
             self._finish_reload(succeeded=False)
 
     # -- starting --------------------------------------------------------------------------

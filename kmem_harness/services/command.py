@@ -74,21 +74,16 @@ def run(
     """
     from rich.console import Console
 
-    from kmem_harness.services.run import Options, View, run_services
-    from kmem_harness.services.view import LiveView, PlainView
+    from kmem_harness.services.run import Options, run_services
+    from kmem_harness.services.view import LiveView, PlainView, QuietView
 
     if report is not None and not os.access(Path(report).resolve().parent, os.W_OK):
         raise ConfigurationError(
             f"report {report!r}: its folder cannot be written to; make it first"
         )
     console = Console(highlight=False)
-    live = console.is_terminal and not plain and not quiet
-    shown = (LiveView if live else PlainView)(console)
-    outcome: dict[str, Any] = {}
-    try:
-        outcome = run_services(units, Options(**options), View() if quiet else shown)
-    finally:
-        shown.close(outcome.get("units", []))
+    kind = QuietView if quiet else LiveView if console.is_terminal and not plain else PlainView
+    outcome = run_services(units, Options(**options), kind(console))
     if report is not None:
         Path(report).write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
     sys.exit(0 if outcome["held"] else 1)

@@ -105,15 +105,18 @@ class _Inside:
 
     def _do_spawn(self, order: dict) -> dict[str, object]:  # type: ignore[type-arg]
         reading, writing = os.pipe()
+        # A signal that comes before the child has our handlers off must wait, not be lost.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             pid = os.fork()
+            if pid == 0:
+                _become(order, writing)
         except OSError:
             os.close(reading)
-            os.close(writing)
             raise
-        if pid == 0:
-            _become(order, writing)
-        os.close(writing)
+        finally:
+            os.close(writing)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._executing[reading] = pid
         self._watched.add(pid)
         self._told_empty = False
@@ -259,7 +262,8 @@ def _start_session(order: dict) -> None:  # type: ignore[type-arg]
 
 def _set_nice(order: dict) -> None:  # type: ignore[type-arg]
     if order["nice"] is not None:
-        os.setpriority(os.PRIO_PROCESS, 0, order["nice"])
+        with suppress(PermissionError):  # as near as we may, which is where we are
+            os.setpriority(os.PRIO_PROCESS, 0, order["nice"])
 
 
 def _set_oom_score(order: dict) -> None:  # type: ignore[type-arg]

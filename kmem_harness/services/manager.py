@@ -18,11 +18,13 @@ from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.services.accounts import Account, set_memcg_limit
 from kmem_harness.services.names import slice_path
 from kmem_harness.services.service import Service
-from kmem_harness.services.states import Result, State
+from kmem_harness.services.states import ACTIVE, Result, State
 from kmem_harness.services.unit import apply_property
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from typing_extensions import Self
 
     from kmem_harness.handles import MemcgHandle
     from kmem_harness.harness import Harness
@@ -81,6 +83,7 @@ class Manager:
         self._notify_paths: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._nr_restarting = 0
         self._reactions: set[asyncio.Task[Any]] = set()
         self._began = asyncio.get_running_loop().time()
         for folder in (f"{harness.controller.directory}/s", directories.base):
@@ -122,6 +125,26 @@ class Manager:
         """Take the last figures of an activation."""
         self.members[service.unit.text].account.close(report)
 
+    # -- from the making of its memcgs to their end ----------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Begin to look at the figures."""
+        self._looking = asyncio.create_task(self._keep_looking())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop what still runs, take the last figures, and take the memcgs away."""
+        with suppress(ControllerDiedError):
+            await self.stop_all()
+            self._looking.cancel()
+            await asyncio.gather(self._looking, *self._reactions, return_exceptions=True)
+            await self.look()
+            for name in reversed(self.plan.in_order()):
+                memcg = self.members[name].memcg
+                if memcg is not None:
+                    with suppress(OSError):  # somebody else's boxes are in it
+                        memcg.remove()
+
     # -- the whole -------------------------------------------------------------------------
 
     async def run(self, seconds: float | None = None) -> bool:
@@ -130,8 +153,7 @@ class Manager:
         *seconds* bounds the time between. Gives whether every unit held: none has failed.
         Raises: ControllerDiedError.
         """
-        looking = asyncio.create_task(self._keep_looking())
-        try:
+        async with self:
             starting = asyncio.create_task(
                 self.start([name for name in self.members if name not in self.plan.on_demand])
             )
@@ -140,9 +162,6 @@ class Manager:
             ending.cancel()
             await self.stop_all()
             starting.cancel()
-        finally:
-            looking.cancel()
-            await asyncio.gather(looking, *self._reactions, return_exceptions=True)
         if self.controller_died:
             raise ControllerDiedError("the controller died, and every box with it")
         return self.held
@@ -166,7 +185,7 @@ class Manager:
         while not self._stopping.is_set() and not self.controller_died:
             self._changed.clear()
             services = [m.service for m in self.members.values() if m.service is not None]
-            reacting = any(not task.done() for task in self._reactions)
+            reacting = self._nr_restarting or any(not task.done() for task in self._reactions)
             if starting.done() and not reacting and all(one.is_settled for one in services):
                 return
             await self._changed.wait()
@@ -174,8 +193,8 @@ class Manager:
     # -- jobs ------------------------------------------------------------------------------
 
     async def start(self, names: Iterable[str]) -> bool:
-        """Start units, in order; true if all of them are active then."""
-        members = [self._member(name) for name in names]
+        """Start units and those they pull in, in order; true if all of them are active then."""
+        members = [self.members[name] for name in self._with_wanted(names)]
         for member in members:
             if member.job is None or member.job.done():
                 member.job = asyncio.create_task(self._start_one(member))
@@ -183,6 +202,23 @@ class Manager:
         outcome = all(await asyncio.gather(*jobs)) if jobs else True
         self._changed.set()
         return outcome
+
+    def _with_wanted(self, names: Iterable[str]) -> list[str]:
+        """Add the units that are pulled in and not active."""
+        found: list[str] = []
+        waiting = [self._member(name).unit.text for name in names]
+        while waiting:
+            name = waiting.pop(0)
+            if name not in found:
+                found.append(name)
+                unit = self.plan.units[name].unit
+                pulled = [*unit.wants, *unit.requires, *unit.binds_to, self.plan.units[name].slice]
+                waiting += [
+                    other
+                    for other in pulled
+                    if other in self.members and self.members[other].state not in ACTIVE
+                ]
+        return found
 
     async def _start_one(self, member: Member) -> bool:
         name = member.unit.text
@@ -250,8 +286,13 @@ class Manager:
     async def restart(self, names: Iterable[str]) -> bool:
         """Stop and start units."""
         wanted = list(names)
-        await self.stop(wanted)
-        return await self.start(wanted)
+        self._nr_restarting += 1  # or the run would be over in between, if they are all there is
+        try:
+            await self.stop(wanted)
+            return await self.start(wanted)
+        finally:
+            self._nr_restarting -= 1
+            self._changed.set()
 
     async def reload(self, names: Iterable[str]) -> bool:
         """Have services read their configuration again."""

@@ -64,9 +64,11 @@ def make_plan(library: Library, names: Iterable[str]) -> Plan:
     _pull(plan, library, asked)
     wanted = set(plan.units)
     _pull(plan, library, [n for u in list(plan.units.values()) for n in _reactions(plan, u)])
-    plan.on_demand = set(plan.units) - wanted
+    plan.on_demand = {n for n in plan.units.keys() - wanted if not n.endswith(".slice")}
     for name, unit in plan.units.items():
         plan.after[name] = _resolved(library, unit.unit.after) & plan.units.keys()
+        if _needs_slice(unit):
+            plan.after[name].add(unit.slice)
         needs = [*unit.unit.requires, *unit.unit.binds_to, *unit.unit.requisite]
         plan.requires[name] = _resolved(library, needs) & plan.units.keys()
     for name, unit in plan.units.items():
@@ -94,6 +96,8 @@ def _pull(plan: Plan, library: Library, names: list[str]) -> None:
         if unit.text in plan.units:
             continue
         plan.units[unit.text] = unit
+        if _needs_slice(unit):
+            waiting.append(unit.slice)
         for wanted, required in library.installed_into(unit.text):
             unit.unit.wants += [wanted] if not required else []
             unit.unit.requires += [wanted] if required else []
@@ -107,6 +111,11 @@ def _pull(plan: Plan, library: Library, names: list[str]) -> None:
                     "too, or make it Wants="
                 )
                 raise UnitNotFoundError(message)
+
+
+def _needs_slice(unit: Unit) -> bool:
+    """Say whether a unit implies one more slice: all are below the root, which is always there."""
+    return unit.name.type in ("service", "slice") and unit.slice != "-.slice"
 
 
 def _is_there(plan: Plan, library: Library, name: str) -> bool:

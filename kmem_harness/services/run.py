@@ -138,7 +138,9 @@ async def _run(
     finally:
         showing.cancel()
         server.close()
-    return manager.report()
+        report = manager.report()
+        view.close(report["units"])
+    return report
 
 
 async def _keep_showing(view: View) -> None:

@@ -46,7 +46,7 @@ _SPAN_UNITS = {
     **dict.fromkeys(("months", "month", "M"), 2629800.0),  # 30.44 days, as systemd's
     **dict.fromkeys(("years", "year", "y"), 31557600.0),
 }
-_SPAN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([^\s\d.]*)")
+_SPAN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([^\s\d.]*)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTPE]?)B?", re.ASCII)
 _SIZE_UNITS = {suffix: 1 << (10 * power) for power, suffix in enumerate(("", *"KMGTPE"))}
 _PERCENT = re.compile(r"(\d+(?:\.\d{1,2})?)%", re.ASCII)
@@ -58,7 +58,65 @@ _EXIT_NAMES = {
     name: int(number)
     for name, _, number in (
         word.partition("=")
-        for word in ["SUCCESS=0", "FAILURE=1", "INVALIDARGUMENT=2", "NOTIMPLEMENTED=3", "NOPERMISSION=4", "NOTINSTALLED=5", "NOTCONFIGURED=6", "NOTRUNNING=7", "USAGE=64", "DATAERR=65", "NOINPUT=66", "NOUSER=67", "NOHOST=68", "UNAVAILABLE=69", "SOFTWARE=70", "OSERR=71", "OSFILE=72", "CANTCREAT=73", "IOERR=74", "TEMPFAIL=75", "PROTOCOL=76", "NOPERM=77", "CONFIG=78", "CHDIR=200", "NICE=201", "FDS=202", "EXEC=203", "MEMORY=204", "LIMITS=205", "OOM_ADJUST=206", "SIGNAL_MASK=207", "STDIN=208", "STDOUT=209", "CHROOT=210", "IOPRIO=211", "TIMERSLACK=212", "SECUREBITS=213", "SETSCHEDULER=214", "CPUAFFINITY=215", "GROUP=216", "USER=217", "CAPABILITIES=218", "CGROUP=219", "SETSID=220", "CONFIRM=221", "STDERR=222", "PAM=224", "NETWORK=225", "NAMESPACE=226", "NO_NEW_PRIVILEGES=227", "SECCOMP=228", "RUNTIME_DIRECTORY=233", "STATE_DIRECTORY=238", "CACHE_DIRECTORY=239", "LOGS_DIRECTORY=240", "CONFIGURATION_DIRECTORY=241", "EXCEPTION=255"]
+        for word in [
+            "SUCCESS=0",
+            "FAILURE=1",
+            "INVALIDARGUMENT=2",
+            "NOTIMPLEMENTED=3",
+            "NOPERMISSION=4",
+            "NOTINSTALLED=5",
+            "NOTCONFIGURED=6",
+            "NOTRUNNING=7",
+            "USAGE=64",
+            "DATAERR=65",
+            "NOINPUT=66",
+            "NOUSER=67",
+            "NOHOST=68",
+            "UNAVAILABLE=69",
+            "SOFTWARE=70",
+            "OSERR=71",
+            "OSFILE=72",
+            "CANTCREAT=73",
+            "IOERR=74",
+            "TEMPFAIL=75",
+            "PROTOCOL=76",
+            "NOPERM=77",
+            "CONFIG=78",
+            "CHDIR=200",
+            "NICE=201",
+            "FDS=202",
+            "EXEC=203",
+            "MEMORY=204",
+            "LIMITS=205",
+            "OOM_ADJUST=206",
+            "SIGNAL_MASK=207",
+            "STDIN=208",
+            "STDOUT=209",
+            "CHROOT=210",
+            "IOPRIO=211",
+            "TIMERSLACK=212",
+            "SECUREBITS=213",
+            "SETSCHEDULER=214",
+            "CPUAFFINITY=215",
+            "GROUP=216",
+            "USER=217",
+            "CAPABILITIES=218",
+            "CGROUP=219",
+            "SETSID=220",
+            "CONFIRM=221",
+            "STDERR=222",
+            "PAM=224",
+            "NETWORK=225",
+            "NAMESPACE=226",
+            "NO_NEW_PRIVILEGES=227",
+            "SECCOMP=228",
+            "RUNTIME_DIRECTORY=233",
+            "STATE_DIRECTORY=238",
+            "CACHE_DIRECTORY=239",
+            "LOGS_DIRECTORY=240",
+            "CONFIGURATION_DIRECTORY=241",
+            "EXCEPTION=255",
+        ]
     )
 }
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from kmem_harness.services.journal import Entry
 
-__all__ = ["LiveView", "PlainView", "table_of"]
+__all__ = ["LiveView", "PlainView", "QuietView", "table_of"]
 
 _STYLES = {
     **dict.fromkeys(("activating", "reloading", "deactivating"), "yellow"),
@@ -118,6 +118,13 @@ class PlainView(View):
     def close(self, units: list[dict[str, Any]]) -> None:
         """Show how it ended."""
         self.console.print(table_of(units, live=False))
+
+
+class QuietView(PlainView):
+    """Nothing but the table at the end."""
+
+    def show(self, entry: Entry) -> None:
+        """Leave a line out."""
 
 
 class LiveView(PlainView):

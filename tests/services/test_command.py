@@ -1,0 +1,199 @@
+"""``kmem-harness services`` as a user runs it, from one terminal and from a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.services.oracle import needs_systemd
+
+EXAMPLES = Path(__file__).parent.parent.parent / "containers/services"
+
+
+class Terminal:
+    """A place to run commands in, which shall be empty when all is over."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="kmem-cli-")
+        self.path = Path(self._folder.name)
+        self.run_directory = self.path / "run"
+        self.run_directory.mkdir(mode=0o700)
+        self.units = self.path / "units"
+        self.units.mkdir()
+        self.env = {**os.environ, "XDG_RUNTIME_DIR": str(self.run_directory), "NO_COLOR": "1"}
+        self.started: list[subprocess.Popen[str]] = []
+
+    def words(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "kmem_harness.cli", "services", *arguments]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.words(*arguments),
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            self.words(*arguments),
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def status(self) -> dict[str, dict]:
+        answer = self.run("status", "--json")
+        return {one["unit"]: one for one in json.loads(answer.stdout)["units"]}
+
+    def until(self, happened) -> None:
+        deadline = time.monotonic() + 30
+        while not happened():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.wait()
+        left = [path.name for path in self.run_directory.iterdir()]
+        self._folder.cleanup()
+        assert left == []
+
+
+@pytest.fixture
+def terminal():
+    terminal = Terminal()
+    yield terminal
+    terminal.close()
+
+
+def read_until(process, words: str) -> list[str]:
+    seen = []
+    for line in process.stdout:
+        seen.append(line.rstrip())
+        if words in line:
+            return seen
+    pytest.fail(f"{words!r} never came: {seen}")
+
+
+def test_services_when_run_then_a_second_terminal_looks_changes_and_stops(terminal):
+    (terminal.units / "a.service").write_text(
+        "[Service]\nExecStart=/bin/sh -c 'sleep 60 & wait'\nX-KmemMax=1M\nPrivateTmp=yes\n"
+    )
+    running = terminal.start("run", str(terminal.units), "--report", str(terminal.path / "r.json"))
+    seen = read_until(running, "a.service: running")
+    assert "a.service: not emulated: PrivateTmp=" in seen
+    terminal.until(lambda: terminal.status()["a.service"]["tasks"] == 2)
+    changed = terminal.run("set-property", "a.service", "X-KmemMax=2M")
+    assert (changed.returncode, changed.stdout) == (0, "")
+    assert terminal.status()["a.service"]["memcg"]["kmem"]["limit"] == 2 << 20
+    wrong = terminal.run("set-property", "a.service", "Nonsense=2M")
+    assert wrong.returncode == 2
+    assert "a service or slice takes X-KmemMax=" in wrong.stderr
+    assert "a.service" in terminal.run("status").stdout
+    assert terminal.run("restart", "a.service").returncode == 0
+    assert terminal.status()["a.service"]["starts"] == 2
+    assert terminal.run("stop").returncode == 0
+    assert running.wait(30) == 0
+    report = json.loads((terminal.path / "r.json").read_text())
+    assert report["held"] is True
+    assert [one["unit"] for one in report["units"]] == ["system.slice", "a.service"]
+    assert terminal.run("status").returncode == 2
+
+
+def test_services_when_one_fails_then_the_exit_status_says_so(terminal):
+    (terminal.units / "a.service").write_text("[Service]\nExecStart=/bin/false\n")
+    outcome = terminal.run("run", str(terminal.units), "--quiet")
+    assert outcome.returncode == 1
+    assert outcome.stdout.startswith("unit ")
+    assert "failed (exit-code)" in outcome.stdout
+
+
+def test_services_when_told_to_end_then_they_stop_in_order(terminal):
+    (terminal.units / "a.service").write_text("[Service]\nExecStart=/bin/sleep 60\n")
+    (terminal.units / "b.service").write_text(
+        "[Unit]\nAfter=a.service\n[Service]\nExecStart=/bin/sleep 60\n"
+    )
+    running = terminal.start("run", str(terminal.units))
+    read_until(running, "b.service: running")
+    running.send_signal(signal.SIGINT)
+    rest, _ = running.communicate(timeout=30)
+    assert rest.index("b.service: dead") < rest.index("a.service: dead")
+    assert running.returncode == 0
+
+
+def test_services_when_the_command_is_killed_then_nothing_is_left(terminal):
+    (terminal.units / "a.service").write_text(
+        "[Service]\nType=notify\nNotifyAccess=all\nTimeoutStartSec=infinity\n"
+        "ExecStart=/bin/sh -c 'echo up; exec sleep 12345'\n"
+    )
+    running = terminal.start("run", str(terminal.units))
+    read_until(running, "up")
+    running.kill()
+    running.wait()
+    terminal.until(lambda: not list(terminal.run_directory.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[Service]\nExecStart=/bin/true\nnonsense\n", "a.service:3: missing '='"),
+        (
+            "[Service]\nExecStart=/nonexistent/x\n",
+            "a.service:2: '/nonexistent/x' cannot be executed",
+        ),
+        ("[Service]\nExecStart=/bin/echo %Q\n", "a.service:2: ExecStart=unknown specifier '%Q'"),
+        ("[Service]\nExecStart=/bin/true\nX-KmemMax=10\n", "a.service:3: X-KmemMax='10' is below"),
+        ("[Unit]\nAfter=a.service\n[Service]\nExecStart=/bin/true\n", "in a circle"),
+    ],
+)
+def test_services_when_a_unit_is_wrong_then_nothing_starts(terminal, text, words):
+    (terminal.units / "a.service").write_text(text)
+    outcome = terminal.run("run", str(terminal.units))
+    assert outcome.returncode == 2
+    assert words in outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 1
+    assert outcome.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run",), "Missing argument"),
+        (("run", "nowhere.service"), "was not found"),
+        (("run", ".", "-p", "a.service"), "is not UNIT:KEY=VALUE"),
+        (("run", ".", "-p", "zz.service:X-KmemMax=1M"), "no service is among them"),
+        (("run", "what?"), "is not a unit name"),
+        (("status",), "no services of yours are running"),
+        (("set-property", "a.service"), "Missing argument"),
+    ],
+)
+def test_command_line_when_wrong_then_it_says_what_to_do(terminal, arguments, words):
+    empty = terminal.path / "empty"
+    empty.mkdir()
+    outcome = terminal.run(*(str(empty) if word == "." else word for word in arguments))
+    assert outcome.returncode == 2
+    assert words in outcome.stderr
+
+
+@needs_systemd
+def test_examples_when_systemd_verifies_them_then_it_has_nothing_to_say():
+    units = [str(path) for path in EXAMPLES.iterdir() if path.suffix != ".py"]
+    outcome = subprocess.run(
+        ["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False
+    )
+    assert (outcome.returncode, outcome.stderr) == (0, "")

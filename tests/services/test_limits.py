@@ -1,0 +1,108 @@
+"""Limits of units and slices, in real boxes."""
+
+from __future__ import annotations
+
+import pytest
+
+from kmem_harness.core.errors import ConfigurationError
+
+#: What a forked process costs in kernel 5.10.
+TASK = 87233
+FORKER = "/bin/sh -c 'for i in $$(seq 40); do sleep 60 & done; echo all; wait'"
+
+
+def test_service_when_over_its_kmem_limit_then_it_is_refused_by_its_own_memcg(stage):
+    async def script(stage):
+        await stage.until_state("a.service", "failed")
+
+    found = stage.play({"a.service": f"X-KmemMax=1M\nExecStart={FORKER}\n"}, script)["a.service"]
+    assert found["memcg"]["path"] == "/system.slice/a.service"
+    assert found["memcg"]["kmem"]["limit"] == 1 << 20
+    assert (1 << 20) - TASK < found["memcg"]["kmem"]["max_usage"] <= 1 << 20
+    assert found["refusals"]["by"] == {"/system.slice/a.service": found["refusals"]["total"]}
+    assert found["refusals"]["first"]["errno"] == "ENOMEM"
+    assert found["tasks_peak"] == (1 << 20) // TASK
+
+
+def test_slice_when_its_limit_is_met_then_it_refuses_what_a_service_may_have(stage):
+    async def script(stage):
+        await stage.until_state("a.service", "failed")
+
+    found = stage.play(
+        {
+            "a.service": f"Slice=x-y.slice\nExecStart={FORKER}\n",
+            "x.slice": "[Slice]\nX-KmemMax=1M\n",
+        },
+        script,
+    )
+    assert found["a.service"]["memcg"]["path"] == "/x.slice/x-y.slice/a.service"
+    assert set(found["a.service"]["refusals"]["by"]) == {"/x.slice"}
+    assert found["x-y.slice"]["memcg"]["kmem"]["limit"] == -1
+    assert found["x.slice"]["memcg"]["kmem"]["max_usage"] <= 1 << 20
+
+
+def test_property_when_set_on_a_running_service_then_it_binds_at_once(stage):
+    async def script(stage):
+        await stage.until(lambda: "all" in stage.lines("a.service"))
+        with pytest.raises(ConfigurationError, match="X-KmemMax= cannot be set: "):
+            stage.manager.set_property("a.service", ["X-KmemMax=1M"])  # it has more than that
+        stage.manager.set_property("a.service", ["X-KmemMax=100M", "MemoryMax=200M"])
+        kmem = stage.manager.describe("a.service")["memcg"]
+        assert (kmem["kmem"]["limit"], kmem["memory"]["limit"]) == (100 << 20, 200 << 20)
+        stage.manager.set_property("a.service", ["X-KmemMax=infinity", "MemoryMax="])
+        memcg = stage.manager.describe("a.service")["memcg"]
+        assert (memcg["kmem"]["limit"], memcg["memory"]["limit"]) == (-1, -1)
+        with pytest.raises(ConfigurationError, match=r"unit 'b\.service' does not run here"):
+            stage.manager.set_property("b.service", ["X-KmemMax=1M"])
+
+    found = stage.play({"a.service": f"ExecStart={FORKER}\n"}, script)["a.service"]
+    assert found["refusals"]["total"] == 0
+    assert found["tasks_peak"] == 41 or found["tasks_peak"] == 42  # the shell's $(seq) for a moment
+
+
+@pytest.mark.parametrize(
+    ("policy", "result"), [("stop", "oom-kill"), ("kill", "oom-kill"), ("continue", "success")]
+)
+def test_memory_limit_when_met_then_oom_policy_decides(stage, policy, result):
+    async def script(stage):
+        await stage.until(lambda: any("out of memory" in told for told in stage.told("a.service")))
+        if policy != "continue":
+            await stage.until_state("a.service", "failed")
+
+    found = stage.play(
+        {
+            "a.service": f"MemoryMax=512K\nOOMPolicy={policy}\n"
+            "ExecStart=/usr/bin/env python3 -c 'import os, time\n"
+            "for _ in range(9):\\n try: os.fork() or time.sleep(60)\\n except OSError: time.sleep(0.1)'\n".replace(
+                "\\n", chr(92) + "n"
+            ).replace("time\n", "time" + chr(92) + "n")
+        },
+        script,
+    )["a.service"]
+    assert found["result"] == result
+    assert found["refusals"]["first"]["counter"] == "memory"
+
+
+def test_tasks_max_when_met_then_the_kernel_says_eagain(stage):
+    async def script(stage):
+        await stage.started
+
+    stage.play(
+        {
+            "a.service": "Type=oneshot\nTasksMax=5\n"
+            "ExecStart=/usr/bin/env python3 -c 'import os, time\\n"
+            "made = 0\\n"
+            "try:\\n  while made < 50:\\n    if os.fork() == 0: time.sleep(60)\\n    made += 1\\n"
+            "except OSError as error: print(made, error.errno)'\n"
+        },
+        script,
+    )
+    assert stage.lines("a.service") == ["4 11"]
+
+
+def test_memory_high_when_passed_then_it_is_said_once(stage):
+    async def script(stage):
+        await stage.until(lambda: any("MemoryHigh" in told for told in stage.told("a.service")))
+
+    stage.play({"a.service": f"MemoryHigh=1M\nExecStart={FORKER}\n"}, script)
+    assert sum("MemoryHigh" in told for told in stage.told("a.service")) == 1

@@ -15,6 +15,8 @@ __all__ = ["Account", "set_memcg_limit"]
 _MOST_CARDS = 100
 #: A limit that nothing meets: with it a box is under a filter, and can be given another later.
 _ACCOUNT_ONLY = 1 << 62
+#: The kinds that are processes and threads: as forked, after they executed something, and those.
+_TASKS = ("task", "exec", "thread")
 _NOTHING = {"limit": UNLIMITED, "usage": 0, "max_usage": 0, "failcnt": 0}
 
 
@@ -36,12 +38,10 @@ class Account:
         """Take in the report of a running box; true if a memory limit refused something since."""
         before = self.nr_refused_by_memory
         self.take_counters(report["memcg"])
-        live = [
-            kind["live"] for name, kind in report["kinds"].items() if name in ("task", "thread")
-        ]
-        self.nr_tasks = sum(live)
-        peak = report["kinds"].get("task", {}).get("live_peak", 0)
-        self.nr_tasks_peak = max(self.nr_tasks_peak, self.nr_tasks, peak)
+        tasks = [kind for name, kind in report["kinds"].items() if name in _TASKS]
+        self.nr_tasks = sum(kind["live"] for kind in tasks)
+        peaks = [kind["live_peak"] for kind in tasks]
+        self.nr_tasks_peak = max(self.nr_tasks_peak, self.nr_tasks, *peaks)
         self._now = report["refusals"]
         return self.nr_refused_by_memory > before
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kmem_harness.core.errors import KmemHarnessError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kmem_harness.box import Box
     from kmem_harness.handles import MemcgHandle
@@ -60,6 +60,7 @@ class Cell:
         *,
         notify: str = "",
         tasks_max: int | None = None,
+        faults: Sequence[str] = (),
     ) -> Cell:
         """Start a box in *memcg* with nothing of the service in it yet.
 
@@ -78,6 +79,7 @@ class Cell:
                 stderr=writing,
                 cwd="/",
                 pids_max=None if tasks_max is None else tasks_max + _OWN_TASKS,
+                faults=faults,
             )
         except BaseException:
             ours.close()

@@ -100,6 +100,12 @@ class Manager:
             self._notify_paths[unit.text] = f"{self.harness.controller.directory}/s/n{number}"
         return self._notify_paths[unit.text]
 
+    def faults_of(self, unit: Unit) -> list[str]:
+        """List X-KmemInject= of the unit and of the slices above it; each box counts for itself."""
+        rules = list(unit.limits.kmem_inject)
+        above = self.plan.units.get(unit.slice)
+        return rules if above is None else [*self.faults_of(above), *rules]
+
     def log(self, unit: str, line: str, *, own: bool = False) -> None:
         """Take a line."""
         self.journal.add(unit, line, own=own)

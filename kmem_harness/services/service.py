@@ -38,6 +38,9 @@ class World(Protocol):
     def notify_path(self, unit: Unit) -> str:
         """Choose where the service sends its sd_notify messages."""
 
+    def faults_of(self, unit: Unit) -> list[str]:
+        """List the fault rules of its box: its own, and those of its slices."""
+
     def log(self, unit: str, line: str, *, own: bool = False) -> None:
         """Take one line of the service's output, or one *own* line about it."""
 
@@ -208,6 +211,7 @@ class Service:
                 activation.event,
                 notify=notify,
                 tasks_max=None if tasks == NO_LIMIT else tasks,
+                faults=self._world.faults_of(self.unit),
             )
         except (KmemHarnessError, OSError) as error:
             self.say(f"its box cannot be set up: {error}")

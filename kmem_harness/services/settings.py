@@ -12,6 +12,7 @@ import signal
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from kmem_harness.faults.rule import parse_rule
 from kmem_harness.services.names import parse_name
 from kmem_harness.services.values import (
     NO_LIMIT,
@@ -210,7 +211,10 @@ def _kmem(text: str) -> int:
 
 
 def _injections(text: str, context: Context) -> list[str]:
-    return [context.specifiers.expand(text)]
+    rule = context.specifiers.expand(text)
+    if ":" in rule:  # else it is a name that a plugin may have given one
+        parse_rule(rule)
+    return [rule]
 
 
 def _conditions(kind: str) -> Callable[[str, Context], list[Condition]]:

@@ -222,8 +222,6 @@ def _why_not_whole(unit: Unit, assignment: Assignment) -> str:
     key, value = assignment.key, assignment.value
     if (key, value) in _PARTIAL:
         return _PARTIAL[key, value]
-    if key == "X-KmemInject":
-        return "fault injection comes later"
     if key == "TasksMax" and unit.name.type == "slice":
         return "no bound over several boxes can be had"
     if key in ("User", "Group", "SupplementaryGroups") and os.geteuid() != 0 and value:

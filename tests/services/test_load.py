@@ -136,6 +136,7 @@ def test_command_lines_when_read_then_prefixes_and_separators_are_systemds(tmp_p
         (service("X-KmemMax=1K"), "x.service:3: X-KmemMax='1K' is below one page"),
         (service("X-KmemMax=8 apples"), "X-KmemMax='8 apples' is not a size"),
         (service("X-KmemMaximum=8M"), "unknown key X-KmemMaximum="),
+        (service("X-KmemInject=clone:error=EWHAT"), "x.service:3: X-KmemInject="),
         (service("TasksMax=0"), "TasksMax='0' lets no task be"),
         (service("MemoryMax=120%"), "more than all there is"),
         (service("Environment=A"), "Environment='A' sets no variable"),

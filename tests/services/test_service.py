@@ -15,7 +15,7 @@ def test_simple_service_when_stopped_then_it_gets_sigterm_and_its_children_too(s
 
     found = stage.play(
         {
-            "a.service": 'ExecStart=/bin/sh -c \'(trap "echo child; exit" TERM; '
+            "a.service": 'ExecStart=/bin/sh -c \'(trap "echo child; exit" TERM; echo ready; '
             'while :; do sleep 0.02; done) & trap "echo main; exit 0" TERM; echo up; wait; wait\'\n'
         },
         script,
@@ -287,12 +287,12 @@ def test_stop_when_sigterm_is_ignored_then_sigkill_follows(stage):
 
 def test_kill_mode_when_mixed_then_the_rest_is_killed_once_the_main_one_is_gone(stage):
     async def script(stage):
-        await stage.until(lambda: "up" in stage.lines("a.service"))
+        await stage.until(lambda: {"up", "ready"} <= set(stage.lines("a.service")))
         await stage.manager.stop(["a.service"])
 
     found = stage.play(
         {
-            "a.service": 'KillMode=mixed\nExecStart=/bin/sh -c \'(trap "echo never" TERM; '
+            "a.service": 'KillMode=mixed\nExecStart=/bin/sh -c \'(trap "echo never" TERM; echo ready; '
             'while :; do sleep 0.02; done) & trap "echo main; exit" TERM; echo up; wait\'\n'
         },
         script,

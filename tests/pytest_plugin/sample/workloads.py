@@ -9,7 +9,7 @@ _PYTHON = [sys.executable, "-I", "-S", "-c"]
 
 # Obeys lines such as "fork 3", and says how many it made and what stopped it.
 _OBEDIENT = """
-import errno, json, os, signal, sys, threading
+import _socket, errno, json, os, signal, sys, threading
 made, hold = [], threading.Event()
 def fork():
     pid = os.fork()
@@ -20,6 +20,8 @@ def reap():
     pid = made.pop()
     os.kill(pid, 9)
     os.waitpid(pid, 0)
+def socket():
+    made.append(_socket.socketpair())
 def thread():
     threading.Thread(target=hold.wait, daemon=True).start()
 for line in sys.stdin:

@@ -1,0 +1,73 @@
+"""What ``limit_kmem_leaks`` counts, where the kernel charges every kind of object."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.pytest_plugin.test_sample import SAMPLE
+
+TESTS = """
+import pytest
+from workloads import OBEDIENT, tell
+
+@pytest.fixture
+def server(kmem_container):
+    box = kmem_container(**OBEDIENT)
+    assert tell(box, "socket", 1) == [1, None]
+    return box
+
+@pytest.mark.limit_kmem_leaks
+def test_idle_program_passes(kmem_container):
+    tell(kmem_container(**OBEDIENT), "socket", 0)
+
+@pytest.mark.limit_kmem_leaks
+def test_child_of_a_program_leaks(kmem_container):
+    tell(kmem_container(**OBEDIENT), "fork", 1)
+
+@pytest.mark.limit_kmem_leaks
+def test_what_a_server_held_already_passes(server):
+    tell(server, "socket", 0)
+
+@pytest.mark.limit_kmem_leaks
+def test_socket_of_a_server_leaks(server):
+    tell(server, "socket", 1)
+
+@pytest.mark.limit_kmem_leaks
+def test_unwatched_container_leaks(kmem_container):
+    kmem_container(**OBEDIENT, mode="enforce")
+"""
+
+
+def test_leaks_when_every_kind_is_charged_then_only_what_grew_fails_the_test(project):
+    shutil.copy(SAMPLE / "workloads.py", project.pytester.path)
+    project.pytester.makepyfile(test_it=TESTS)
+    result = project.run()
+    result.assert_outcomes(passed=2, failed=3)
+    result.stdout.re_match_lines_random(
+        [
+            r"limit_kmem_leaks: \d+\.\dK of kernel memory still held at the test's end",
+            r"  c1: .*: 1 task \(\d+\.\dK\)",
+            r"  \(what a container holds when the test begins is no leak: start it in a fixture\)",
+            r"  c1: .*: 2 unix-socket \(\d+\.\dK\).*",
+            r"limit_kmem_leaks: c1: .*: runs without a limit, so nobody counts what it holds; .*",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [
+        ('"max"', "no limit at all checks nothing"),
+        ('"2KBjunk"', "not a size: '2KBjunk'"),
+        ('sise="0"', "unexpected keyword argument 'sise'"),
+    ],
+)
+def test_marker_when_unusable_then_usage_error_names_test_value_and_rule(argument, named, project):
+    project.tests(f"@pytest.mark.limit_kmem_leaks({argument})\ndef test_bad(): pass")
+    result = project.run_here()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    text = result.stderr.str()
+    assert "test_it.py::test_bad: marker limit_kmem_leaks(size='0'): " in text
+    assert named in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from contextlib import ExitStack
 from functools import partial
@@ -28,6 +29,11 @@ class ContainerFactory:
         self._record = record
         self._settings = settings
         self._ends = ExitStack()
+        self._keeper = None
+        if settings.keep != "never":
+            from kmem_harness.pytest_plugin.keeping import Keeper
+
+            self._keeper = Keeper(settings.keep_dir, record)
 
     def __repr__(self) -> str:
         """Show where they live, and how many there are."""
@@ -68,11 +74,16 @@ class ContainerFactory:
         options.setdefault("runtime", "docker" if image else self._settings.runtime)
         if options["runtime"] == "docker":
             image = image or self._settings.image
-        child = self.memcg.child(f"c{len(self.boxes) + 1}", kmem_limit)
-        try:
-            box = self._harness.run(command, image=image, memcg=child, **options)
-        except UnsupportedHostError as error:
-            cannot_enforce(error, require=self._settings.require)
+        number = len(self.boxes) + 1
+        child = self.memcg.child(f"c{number}", kmem_limit)
+        with ExitStack() as opened:
+            if self._keeper is not None and "events" not in options:
+                options["events"] = self._keeper.open_refusals(number)
+                opened.callback(os.close, options["events"])
+            try:
+                box = self._harness.run(command, image=image, memcg=child, **options)
+            except UnsupportedHostError as error:
+                cannot_enforce(error, require=self._settings.require)
         self.boxes.append(box)
         self._ends.callback(box.close)
         seconds = timeout or self._settings.timeout
@@ -83,9 +94,21 @@ class ContainerFactory:
             self._ends.callback(deadline.cancel)
         return box
 
-    def close(self) -> None:
-        """End every container, the last one first, whatever the end of another brings."""
-        self._ends.close()
+    def close(self, *, failed: bool) -> None:
+        """End every container, the last one first, whatever the end of another brings.
+
+        What they leave is kept if that was asked for, by whether their test *failed*.
+        """
+        keeper = self._keeper
+        keep = self._settings.keep == "always" or (self._settings.keep == "failed" and failed)
+        with ExitStack() as each:
+            if keeper is not None and self.boxes:
+                each.callback(keeper.finish if keep else keeper.drop)
+            each.push(self._ends.pop_all())
+            if keeper is not None and keep:
+                self._record.kept = str(keeper.folder) if self.boxes else None
+                for box in self.boxes:
+                    each.callback(keeper.leave, box)
 
     def _time_out(self, box: Box, seconds: float) -> None:
         if box.status is not None:

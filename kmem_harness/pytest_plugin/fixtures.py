@@ -107,8 +107,9 @@ def _factory(
     settings = request.config.stash[SETTINGS]
     record = begin(request, memcg, limit_of(request.node, settings))
     factory = ContainerFactory(harness, record, settings)
+    failed_before = request.session.testsfailed
     yield factory
-    factory.close()
+    factory.close(failed=request.session.testsfailed > failed_before)
     record.settle(request.config)
 
 

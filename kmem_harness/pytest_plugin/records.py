@@ -32,6 +32,8 @@ class Record:
         #: Boxes that were ended at their timeout, with it. Units: seconds.
         self.timed_out: dict[Box, float] = {}
         self.settled = False
+        #: Where what its containers left is kept.
+        self.kept: str | None = None
 
     def counters(self) -> dict[str, Any] | None:
         """Give the memcg's counters, ``None`` if the controller is gone."""
@@ -78,6 +80,7 @@ class Record:
             "memcg": self.counters(),
             "refusals": {"total": refused.total(), "by_kind": dict(refused)},
             "nr_containers": len(reports),
+            "kept": self.kept,
             "containers": reports,
         }
 

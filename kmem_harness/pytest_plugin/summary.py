@@ -31,6 +31,9 @@ def show(reporter: pytest.TerminalReporter, collector: Collector) -> None:
         lines.append(f"... and {len(rows) - shown} more: --kmem-top or -v shows them")
     if collector.run.failures and verbosity >= 0:
         lines += _failures(collector)
+    kept = sum(one["kept"] is not None for one in collector.run.memcgs)
+    if kept:
+        lines.append(f"kept: what {kept} of them left, in {settings.keep_dir}")
     lines += collector.written
     if lines or collector.problems:
         reporter.section("kmem")

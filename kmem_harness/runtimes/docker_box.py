@@ -17,6 +17,7 @@ import tenacity
 from kmem_harness.core.errors import ShimError, UnsupportedHostError
 from kmem_harness.runtimes import wrapping
 from kmem_harness.runtimes.followed import Followed
+from kmem_harness.runtimes.labels import KEPT
 from kmem_harness.runtimes.local import SHIM
 from kmem_harness.runtimes.spec import ExitStatus
 from kmem_harness.runtimes.streams import Streams
@@ -237,6 +238,12 @@ class DockerBox:
             _remove(self.container)
         except docker.errors.NotFound:
             self.removed_by_engine()
+
+    def keep(self, name: str) -> None:
+        """End the container and leave it with its engine as *name*: it is no longer ours."""
+        self.kill()
+        self.container.rename(f"{KEPT}{name}")
+        self._forget()
 
     def discard(self) -> None:
         """Remove the container without a step: something has failed."""

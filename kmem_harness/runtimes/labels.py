@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kmem_harness.box import Box
     from kmem_harness.runtimes.spec import ContainerSpec
 
-__all__ = ["BOX", "OWNER", "SESSION", "Labels", "owner_label", "sweep"]
+__all__ = ["BOX", "KEPT", "OWNER", "SESSION", "Labels", "owner_label", "sweep"]
 
 _PREFIX = "io.github.kmem-harness."
 OWNER = f"{_PREFIX}owner"
@@ -28,6 +28,8 @@ WORKER = f"{_PREFIX}worker"
 MEMCG = f"{_PREFIX}memcg"
 #: Names the box that a container is created for; taken off again before the engine sees it.
 BOX = f"{_PREFIX}box"
+#: How the names of containers begin that were left with their engine on purpose.
+KEPT = "kmem-kept-"
 
 
 class Labels:
@@ -59,6 +61,8 @@ def sweep(api: Any) -> list[str]:
     """Remove what owners that are gone have left on an engine; give the names of it."""
     swept = []
     for row in api.containers(all=True, filters={"label": OWNER}):
+        if any(name.startswith(f"/{KEPT}") for name in row.get("Names") or ()):
+            continue
         pid, started, namespace = f"{row['Labels'].get(OWNER, '')}::".split(":")[:3]
         if namespace == _namespace() and not (pid.isdigit() and _started(int(pid)) == started):
             with suppress(docker.errors.APIError):  # somebody else sweeps, too

@@ -50,10 +50,27 @@ def test_bad():
         (["--kmem-limit=lots"], ["--kmem-limit", "lots", "8MiB"]),
         (["--kmem-limit=1"], ["--kmem-limit", "'1'", "below one page"]),
         (["--kmem-kernel=4.4"], ["--kmem-kernel", "4.4", "3.12"]),
+        (["--kmem-limit=2KBjunk"], ["--kmem-limit", "2KBjunk"]),
+        (["--kmem-timeout=soon"], ["--kmem-timeout", "'soon'", "seconds"]),
+        (["--kmem-top=-1"], ["--kmem-top", "'-1'", "whole number"]),
+        (["--kmem-keep=sometimes"], ["--kmem-keep", "'never', 'failed' and 'always'"]),
+        (["--kmem-report=k.json"], ["--kmem-report", "'k.json'", "json:PATH"]),
+        (["--kmem-report=xml:k"], ["--kmem-report", "'xml:k'", "html:PATH or json:PATH"]),
+        (["--kmem-report=json:no/k"], ["--kmem-report", "/no'", "make the folder first"]),
+        (["--kmem-report=json:."], ["--kmem-report", "is a folder"]),
+        (
+            ["--kmem-report=json:k", "--kmem-report=html:k"],
+            ["--kmem-report", "'html:k'", "json:k is to be written there already"],
+        ),
+        (["--kmem-fail-on-increase=ten"], ["--kmem-fail-on-increase", "'ten'", "10%"]),
+        (
+            ["--kmem-runtime=local", "--kmem-image=alpine"],
+            ["--kmem-runtime 'local' contradicts --kmem-image 'alpine'", "have no image"],
+        ),
         (["--kmem-runtime=podman"], ["--kmem-runtime", "podman", "local", "docker"]),
         (["--kmem-docker-listener=ptrace"], ["--kmem-docker-listener", "ptrace", "native"]),
     ],
-    ids=lambda value: value[0],
+    ids=lambda value: value[-1],
 )
 def test_option_when_unusable_then_usage_error_names_it_and_the_rule(options, named, project):
     project.tests("def test_before():\n    open('ran', 'w')")
@@ -72,6 +89,13 @@ def test_environment_when_unusable_then_usage_error_says_where_it_came_from(proj
     assert result.ret == USAGE_ERROR
     assert "KMEM_HARNESS_LIMIT" in result.stderr.str()
     assert "lots" in result.stderr.str()
+
+
+def test_ini_when_unusable_then_usage_error_says_where_it_came_from(project):
+    project.ini("kmem_require = perhaps")
+    result = project.run_here()
+    assert result.ret == USAGE_ERROR
+    assert "ini kmem_require: 'perhaps' is neither yes nor no" in result.stderr.str()
 
 
 def test_container_when_arguments_are_unusable_then_the_test_fails_with_the_reason(project):

@@ -23,12 +23,12 @@ V4 = "--kmem-kernel=v4"
 
 @pytest.mark.parametrize(
     ("options", "cards", "more"),
-    [((), 5, True), (("-v",), 5, True), (("-vv",), 8, False)],
-    ids=["short", "-v", "-vv"],
+    [(("-v",), 5, True), (("-vv",), 8, False)],
+    ids=["-v", "-vv"],
 )
 def test_cards_when_there_are_many_then_few_are_shown_unless_asked(options, cards, more, project):
     project.tests(BOMB)
-    result = project.run(V4, *options)
+    result = project.run_here(V4, *options)
     result.assert_outcomes(failed=1)
     text = result.stdout.str()
     assert text.count(": ENOMEM, 8192 bytes for a task") == cards
@@ -55,7 +55,7 @@ def test_uncounted(kmem_container):
 def test_unrelated():
     pass
 """)
-    result = project.run(V4, *options)
+    result = project.run_here(V4, *options)
     result.assert_outcomes(passed=5)
     rows = [line for line in result.outlines if line.endswith("]") and "1.0M" in line]
     expected = [f"test_it.py::test_it[{count}]" for count in (3, 2, 1)][:users]
@@ -78,7 +78,7 @@ def test_leaks(kmem_container, what):
 def test_fails_otherwise():
     assert False
 """)
-    result = project.run(V4)
+    result = project.run_here(V4)
     (line,) = [line for line in result.outlines if line.startswith("::error ")]
     properties, _, text = line.removeprefix("::error ").partition("::")
     named = dict(one.split("=", 1) for one in properties.split(","))
@@ -88,8 +88,6 @@ def test_fails_otherwise():
     assert named["title"] == "kmem leak%3A test_it.py%3A%3Atest_leaks[a%2Cb%3Ac%25]"
     assert text.startswith("limit_kmem_leaks: 8.0K of kernel memory still held")
     assert "%0A  c1: sh -c" in text
-    monkeypatch.delenv("GITHUB_ACTIONS")
-    assert "::error " not in project.run(V4).stdout.str()
 
 
 @pytest.mark.parametrize(
@@ -100,10 +98,10 @@ def test_keep_when_tests_end_then_what_containers_left_stays_as_asked(when, kept
 @pytest.mark.limit_kmem("16k")
 @pytest.mark.parametrize("how", ["pass", "fail"])
 def test_it(kmem_container, how):
-    kmem_container(["sh", "-c", "true & true & sleep 9 & sleep 9 & sleep 9"]).wait(timeout=30)
+    kmem_container(["sh", "-c", "sleep 9 & sleep 9 & sleep 9"]).wait(timeout=30)
     assert how == "pass"
 """)
-    result = project.run(V4, f"--kmem-keep={when}")
+    result = project.run_here(V4, f"--kmem-keep={when}")
     result.assert_outcomes(passed=1, failed=1)
     folder = project.pytester.path / "kmem-kept"
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
@@ -121,12 +119,13 @@ def test_report_file_when_it_cannot_be_written_then_the_run_fails_and_says_so(pr
 def test_one(kmem_container):
     os.mkdir("report.json")
 """)
-    result = project.run("--kmem-report=json:report.json")
+    result = project.run_here("--kmem-report=json:report.json")
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["report json:*report.json could not be written: *"])
 
 
+@pytest.mark.slow
 def test_worker_when_it_crashes_then_leaves_nothing_and_the_rest_is_reported(project):
     project.tests("""
 @pytest.mark.limit_kmem("1M")

@@ -77,7 +77,7 @@ FOREIGN: dict[str, set[str]] = {
     "__init__": set(),
     "docker": {"docker", "typing_extensions"},
     "doctor": {"rich", "docker"},
-    "report": {"jinja2", "plotly"},
+    "report": {"jinja2", "matplotlib", "plotly"},
     "run_command": set(),
     "demos": {"rich"},
     "pytest_plugin": {"pytest"},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.experiments.model import PLACEHOLDER
+from kmem_harness.faults.rule import parse_rules
 from kmem_harness.handles import limit_text
 
 if TYPE_CHECKING:
@@ -60,9 +61,24 @@ def _check_box(box: BoxPlan, experiment: Experiment, names: list[str]) -> None:
     for request in (box.ready, box.health, box.probe):
         if request is not None:
             texts += [*request.command, request.tcp]
+    _check_faults(where, box)
     for name in (name for text in texts for name in PLACEHOLDER.findall(text)):
         if name.startswith("port.") and name not in known:
             raise ConfigurationError(f"{where}: {{{name}}}: there is no box {name[5:]!r}")
+
+
+def _check_faults(where: str, box: BoxPlan) -> None:
+    for rule in box.inject:
+        # Without a colon it is a rule that a plugin has a name for; a parameter is filled in later.
+        if ":" in rule and not PLACEHOLDER.search(rule):
+            _check_fault(where, rule)
+
+
+def _check_fault(where: str, rule: str) -> None:
+    try:
+        parse_rules([rule])
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}.inject: {error}") from None
 
 
 def _check_limit(where: str, limit: str, experiment: Experiment) -> None:

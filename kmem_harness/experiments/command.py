@@ -69,8 +69,7 @@ def run_file(
         click.echo(f"interrupted; what is done is in {folder}: run it again to go on", err=True)
         sys.exit(_INTERRUPTED)
     _show(results)
-    for path in write_all(folder):
-        click.echo(f"wrote {path}")
+    _write(folder)
     sys.exit(0 if _all_found(results) else 1)
 
 
@@ -91,8 +90,14 @@ def report(folder: str) -> None:
     """Write the page, the pictures and the summary of the results in DIR once more."""
     with Store(os.path.join(folder, RESULTS)) as store:
         _show(results_of(store))
-    for path in write_all(folder):
-        click.echo(f"wrote {path}")
+    _write(folder)
+
+
+def _write(folder: str) -> None:
+    written, missing = write_all(folder)
+    click.echo(f"wrote {', '.join(written)}")
+    for one in missing:
+        click.echo(one, err=True)
 
 
 def _all_found(results: Mapping[str, Any]) -> bool:

@@ -122,7 +122,7 @@ class _Run:
             if plan.env:
                 options["env"] = {**os.environ, **plan.env}
             if plan.inject:
-                options["inject"] = list(plan.inject)
+                options["faults"] = list(plan.inject)
             out = self._outputs.enter_context(open(_output(self._directory, plan.name), "wb"))  # noqa: SIM115
             box = self._harness.run(
                 plan.command, stdin=_nothing(self._outputs), stdout=out, stderr=out, **options

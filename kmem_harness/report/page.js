@@ -4,6 +4,10 @@ const figures = JSON.parse(document.getElementById("figures").textContent);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const drawn = new Map();
 
+function placeOf(figure) {
+  return document.getElementById("plot-" + figure.name);
+}
+
 function ink(name) {
   return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
 }
@@ -43,7 +47,7 @@ function inked(trace) {
 }
 
 function draw(figure) {
-  const place = document.getElementById(figure.name);
+  const place = placeOf(figure);
   const before = drawn.has(figure.name) ? place.data.map((trace) => trace.visible) : [];
   const traces = figure.traces.map((trace, index) => ({ ...inked(trace), visible: before[index] ?? true }));
   drawn.set(figure.name, figure);
@@ -54,19 +58,19 @@ const seen = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     if (entry.isIntersecting) {
       seen.unobserve(entry.target);
-      draw(figures.find((figure) => figure.name === entry.target.id));
+      draw(figures.find((figure) => placeOf(figure) === entry.target));
     }
   }
 }, { rootMargin: "400px" });
 for (const figure of figures) {
-  seen.observe(document.getElementById(figure.name));
+  seen.observe(placeOf(figure));
 }
 dark.addEventListener("change", () => drawn.forEach(draw));
 window.addEventListener("beforeprint", () => figures.forEach(draw));
 for (const legend of document.querySelectorAll(".legend")) {
   legend.addEventListener("click", (event) => {
     const button = event.target.closest("button");
-    const place = document.getElementById(legend.dataset.for);
+    const place = document.getElementById("plot-" + legend.dataset.for);
     if (!button || !place.data) {
       return;
     }

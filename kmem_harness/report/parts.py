@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-__all__ = ["Cell", "Facts", "Figure", "Section", "Table", "byte_axis", "colour_of"]
+__all__ = ["Cell", "Facts", "Figure", "Section", "Table", "byte_axis", "colour_of", "short_size"]
 
 #: Told apart in a light and in a dark room, and by most who see few colours (Okabe and Ito's,
 #: brought to a middle lightness).
@@ -99,13 +99,13 @@ def byte_axis(highest: int) -> dict[str, Any]:
     return {
         "range": [0, max(highest, 1) * 1.08],
         "tickvals": values,
-        "ticktext": [_short(value) for value in values],
+        "ticktext": [short_size(value) for value in values],
         "fixedrange": True,
         "automargin": True,
     }
 
 
-def _short(nbytes: int) -> str:
+def short_size(nbytes: int) -> str:
     """Write a round size shortly: ``"512K"``, ``"1.5M"``."""
     size = float(nbytes)
     for unit in ("", "K", "M", "G"):

@@ -21,7 +21,7 @@ from kmem_harness.report.series import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["render_html", "run_sections", "write_html"]
+__all__ = ["render_html", "run_sections", "usage_figures", "write_html"]
 
 #: A limit this many times higher than the curve is said in words: drawn, it would flatten it.
 _FAR = 4
@@ -66,14 +66,20 @@ def run_sections(
     reports: Sequence[Mapping[str, Any]], memcgs: Sequence[Mapping[str, Any]] = ()
 ) -> list[Section]:
     """Lay out what runs have to say, for a page of its own or as part of a larger one."""
-    counters = {str(one["path"]): one for one in (*memcgs, *(one["memcg"] for one in reports))}
+    counters = _counters(reports, memcgs)
     return [
         Section("Runs", [_summary(reports), _table_of_runs(reports)], "runs"),
-        Section("Usage over time", list(_figures(reports, counters)), "usage"),
+        Section("Usage over time", [*usage_figures(reports, memcgs)], "usage"),
         Section("Memcgs", [_tree(reports, counters)], "memcgs"),
         Section("Refusals", [_table_of_cards(reports)], "refusals"),
         Section("Kinds of objects", [_table_of_kinds(reports)], "kinds"),
     ]
+
+
+def _counters(
+    reports: Sequence[Mapping[str, Any]], memcgs: Sequence[Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    return {str(one["path"]): one for one in (*memcgs, *(one["memcg"] for one in reports))}
 
 
 def _summary(reports: Sequence[Mapping[str, Any]]) -> Facts:
@@ -113,9 +119,11 @@ def _table_of_runs(reports: Sequence[Mapping[str, Any]]) -> Table:
     return Table("", columns, rows)
 
 
-def _figures(
-    reports: Sequence[Mapping[str, Any]], counters: Mapping[str, Mapping[str, Any]]
+def usage_figures(
+    reports: Sequence[Mapping[str, Any]], memcgs: Sequence[Mapping[str, Any]] = ()
 ) -> list[Figure]:
+    """Draw usage over time, for each memcg that holds boxes and each above that says more."""
+    counters = _counters(reports, memcgs)
     zero = began(reports)
     kinds = kinds_of(reports)
     own = dict.fromkeys(str(one["memcg"]["path"]) for one in reports)

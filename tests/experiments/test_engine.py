@@ -13,14 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.experiments import parse, run
+from kmem_harness.experiments.command import experiment
 from kmem_harness.experiments.engine import OracleNeverPassesError, executor_for
 from kmem_harness.experiments.executor import LocalExecutor, RunImpossibleError
 from tests.experiments.tables import forkers, need
-
-COMMAND = [sys.executable, "-m", "kmem_harness.cli", "experiment"]
+from tests.report.pages import Reader
 
 
 def table_of(results):
@@ -256,20 +257,34 @@ def test_executor_when_unknown_then_says_which_are_known(text):
         executor_for(text, 1)
 
 
-def test_command_when_run_then_shows_what_was_found_and_exits_by_it(tmp_path):
+def test_command_when_run_then_shows_what_was_found_and_exits_by_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "e.toml").write_text(
         'name = "t"\nkernel = "v4"\n[box.a]\ncommand = ["sh", "-c", "true & wait"]\n'
-        'kmem_limit = "{limit}"\n[vary]\nlimit = {bisect = ["4k", "32k"]}\n'
+        'kmem_limit = "{limit}"\n[vary]\nlimit = {bisect = ["4k", "12k"]}\n'
     )
-    options = {"capture_output": True, "text": True, "cwd": tmp_path}
-    check = subprocess.run([*COMMAND, "check", "e.toml"], check=True, **options)
-    assert "t: about " in check.stdout
-    found = subprocess.run([*COMMAND, "run", "e.toml"], check=True, **options)
-    assert re.search(r"limit +8.0K +8192 +4 +4\n", found.stdout)
-    again = subprocess.run([*COMMAND, "report", "t.results"], check=True, **options)
-    assert again.stdout.splitlines()[:4] == found.stdout.splitlines()[:4]
-    bad = subprocess.run([*COMMAND, "run", "none.toml"], check=False, **options)
-    assert (bad.returncode, bad.stderr) == (
-        2,
-        "kmem-harness: none.toml: No such file or directory\n",
+    assert CliRunner().invoke(experiment, ["check", "e.toml"]).output.startswith("t: about 3 runs")
+    command = [sys.executable, "-m", "kmem_harness.cli", "experiment", "run", "e.toml"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert re.search(r"limit +8.0K +8192 +3 +3\n", found)
+    assert {path.name for path in (tmp_path / "t.results").iterdir()} == {
+        *("results.sqlite", "results.json", "report.html", "report.png", "summary.md")
+    }
+    reader = Reader((tmp_path / "t.results" / "report.html").read_text())
+    results = json.loads((tmp_path / "t.results" / "results.json").read_text())
+    assert reader.embedded["data"] == results
+    (curve,) = results["findings"]["curves"]
+    drawn = reader.traces["curve-pass_rate: limit"]
+    assert (drawn["x"], drawn["y"]) == (
+        [point["value"] for point in curve["points"]],
+        [point["pass_rate"] for point in curve["points"]],
     )
+    knee = next(one for one in results["runs"] if one["params"] == {"limit": curve["knee"]})
+    assert max(reader.traces["knee-1: task"]["y"]) == knee["boxes"]["a"]["kmem"]["max_usage"]
+
+
+def test_command_when_file_or_folder_is_not_there_then_says_so():
+    for words in (["run", "none.toml"], ["report", "none"]):
+        outcome = CliRunner().invoke(experiment, words)
+        assert isinstance(outcome.exception, ConfigurationError)
+        assert "none" in str(outcome.exception)

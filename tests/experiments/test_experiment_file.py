@@ -87,6 +87,7 @@ def changed(path, value):
         ("box/forker/background", True, r"every box is in the background and nothing is asked"),
         ("box/forker/health", {}, r"box.forker.health: give either command"),
         ("box/forker/health", {"tcp": "here"}, r"health.tcp: 'here': HOST:PORT is needed"),
+        ("box/forker/inject", ["socket:error=ENOSUCH"], r"box.forker.inject: .*ENOSUCH"),
         ("vary/limit", {"bisect": ["8k", "4k"]}, r"the first end must be below the second"),
         ("vary/limit", {"bisect": ["8k"]}, r"two ends are needed"),
         ("vary/limit", {"bisect": ["8k", "many"]}, r"vary.limit.bisect: .*not a size: 'many'"),

@@ -64,7 +64,6 @@ class Machine:
         self._caches = Caches(self._books)
         self._pressure = Pressure(self.tree, self._caches, self.workers, self._end)
         self._maker = Maker(
-            self.tree,
             self.clock,
             self._books,
             self._caches,

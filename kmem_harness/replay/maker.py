@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kmem_harness.core.memcg import Memcg
-    from kmem_harness.core.tree import MemcgTree
     from kmem_harness.costs.table import Kind
     from kmem_harness.replay.books import Books
     from kmem_harness.replay.caches import Caches
@@ -41,7 +40,6 @@ class Maker:
 
     def __init__(
         self,
-        tree: MemcgTree,
         clock: Clock,
         books: Books,
         caches: Caches,
@@ -51,7 +49,6 @@ class Maker:
         *,
         has_tables: bool,
     ) -> None:
-        self._tree = tree
         self._clock = clock
         self._books = books
         self._caches = caches
@@ -180,13 +177,14 @@ class Maker:
             at = at.hierarchical_parent
 
     def _fits_for_a_moment(self, memcg: Memcg, kind: Kind) -> bool:
+        """Charge, and give back, what an object takes only while it is made."""
         extra = kind.peak_nbytes - kind.nbytes
         if extra <= 0:
             return True
-        if self._tree.try_charge_object(memcg, extra) is not None:
+        part = Part("for a moment", -(-extra // PAGE) * PAGE, "ENOMEM", pages=True, freed="now")
+        if not self._books.charge(memcg, part):
             return False
-        if memcg.accounts:
-            self._tree.uncharge_object(memcg, extra)
+        self._books.uncharge(memcg, part, 1)
         return True
 
     # Descriptors ----------------------------------------------------------------------------

@@ -90,6 +90,12 @@ _COST_FIELDS: dict[str, tuple[type, ...]] = {
 }
 
 
+# More than any machine records, and all that can be played in reasonable time.
+_MOST = 10_000_000
+_MOST_BYTES = 1 << 63
+_BOUNDED = frozenset({"count", "milliseconds", "padded_with_spaces_to"})
+
+
 def run_lists(data: dict[str, Any]) -> list[str]:
     """Name the lists of runs a file has: under the kmem limit, repeated, under other limits."""
     return [key for key in data if key.startswith("runs") or key == "repeats"]
@@ -160,6 +166,8 @@ class _Checker:
         result = self._field(step, "result", _TEXT, where)
         for name, kinds in _FIELDS[op].items():
             self._field(step, name, kinds, where)
+        for name in _BOUNDED & step.keys():
+            self._bounded(step, name, where)
         if op == "read" and result == "ok":
             self._field(step, "value", _TEXT, where)
         if op == "do":
@@ -187,10 +195,14 @@ class _Checker:
             for number, run in enumerate(checked[key], 1):
                 for name, kinds in _RUN_FIELDS.items():
                     self._field(run, name, kinds, f"{key} {number}")
+                self._bounded(run, "cap", f"{key} {number}")
+                if not isinstance(run.get("next_100", {}), dict):
+                    self._fail("next_100", "counts by errno", f"{key} {number}")
         checked["cost"] = self._as_list(data.get("cost"), "cost")
         for number, cost in enumerate(checked["cost"], 1):
             for name, kinds in _COST_FIELDS.items():
                 self._field(cost, name, kinds, f"cost {number}")
+                self._bounded(cost, name, f"cost {number}")
         return checked
 
     def _as_list(self, value: object, key: str) -> list[dict[str, Any]]:
@@ -213,6 +225,13 @@ class _Checker:
             wanted = " or ".join(kind.__name__ for kind in kinds)
             self._fail(name, f"{wanted} wanted, not {value!r}", where)
         return value
+
+    def _bounded(self, entry: dict[str, Any], name: str, where: str) -> None:
+        """Refuse counts that no machine could have recorded, and that would never end here."""
+        value = self._field(entry, name, _COUNT, where)
+        most = _MOST_BYTES if name.startswith("usage") else _MOST
+        if not 0 <= value <= most:
+            self._fail(name, f"0 to {most:,}, not {value}", where)
 
     def _fail(self, field: str, why: str, where: str = "") -> NoReturn:
         place = ", ".join(part for part in (where, f"field {field!r}" if field else "") if part)

@@ -55,6 +55,12 @@ SPAWN = {"op": "spawn", "worker": "w", "group": "g"}
             ),
             "step 3, field 'workload': unknown workload 'juggle'",
         ),
+        (
+            scenario({"op": "sleep", "milliseconds": 10**30}),
+            "step 1, field 'milliseconds': 0 to 10,000,000, not 1000",
+        ),
+        ({"workload": "juggle", "kernel": "5.10", "cost": {}}, "field 'workload': unknown"),
+        ({"workload": "pipe", "kernel": "5.10", "cost": [{}]}, "cost 1, field 'n1': missing"),
         ({"workload": "pipe", "kernel": "5.10"}, "field 'runs': missing"),
         ({"workload": "pipe", "kernel": "5.10", "runs": [{}]}, "runs 1, field 'limit_file'"),
     ],

@@ -6,18 +6,23 @@ Each run gets a fresh machine. Knows workloads and runs; prints nothing.
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.replay.machine import OK, Machine
+from kmem_harness.costs.table import STUCK
+from kmem_harness.replay.machine import KILLED, OK, Machine
 from kmem_harness.replay.trace import run_lists
 from kmem_harness.replay.verdict import count_matches, figure_matches
 
 if TYPE_CHECKING:
+    from kmem_harness.core.memcg import Memcg
     from kmem_harness.costs.table import CostTable
     from kmem_harness.replay.trace import Trace
 
 __all__ = ["cliff_differences", "play_cliff"]
 
+# After these the recorder tried no more.
+_NO_MORE = frozenset({OK, STUCK, KILLED})
 _SHARE = 0.10
 _SHARE_CLOSED = 0.20
 _KMEM_LIMIT = "memory.kmem.limit_in_bytes"
@@ -55,44 +60,62 @@ def _play_run(trace: Trace, costs: CostTable, run: dict[str, Any]) -> dict[str, 
     machine.spawn("w", "g")
     played["usage_before"] = memcg.kmem.usage
     made, result = machine.do("w", workload, run["cap"])
+    usage = memcg.kmem.usage
     played |= {
         "objects": made,
         "errno": result,
-        "usage_at_failure": memcg.kmem.usage,
+        "usage_at_failure": usage,
         "max_usage": memcg.kmem.max_usage,
         "failcnt": memcg.kmem.failcnt,
         "memory_usage": memcg.memory.usage,
         "memory_max_usage": memcg.memory.max_usage,
         "memory_failcnt": memcg.memory.failcnt,
         "oom_kills": memcg.oom_kills,
+        "per_object": round((usage - played["usage_before"]) / max(1, made), 1),
+        "tasks": len(memcg.tasks),
     }
     if machine.ties - {result}:
         played["ties"] = sorted(machine.ties)
-    machine.kill("w")
-    played["usage_after_exit"] = memcg.kmem.usage
-    machine.drop_caches()
-    played["usage_after_drop_caches"] = memcg.kmem.usage
+    if result not in _NO_MORE:
+        played["next_100"] = _attempt_more(machine, workload)
+        played["failcnt_after_next_100"] = memcg.kmem.failcnt
+    played |= _let_go(machine, memcg)
     return played
+
+
+def _attempt_more(machine: Machine, workload: str) -> dict[str, int]:
+    """Try another hundred times after the first failure; count how each ended."""
+    ended = Counter({OK: 0})
+    for _ in range(100):
+        ended[machine.do("w", workload, 1)[1]] += 1
+    return dict(ended)
+
+
+def _let_go(machine: Machine, memcg: Memcg) -> dict[str, int]:
+    """Kill the worker, drop caches, unmount; say what remains charged each time."""
+    machine.kill("w")
+    remains = {"usage_after_exit": memcg.kmem.usage}
+    machine.drop_caches()
+    remains["usage_after_drop_caches"] = memcg.kmem.usage
+    machine.unmount()
+    return remains | {"usage_after_umount": memcg.kmem.usage}
 
 
 def _play_cost(trace: Trace, costs: CostTable, cost: dict[str, Any]) -> dict[str, Any]:
     machine = Machine(trace.profile, costs)
     memcg = machine.tree.make("g")
     machine.spawn("w", "g")
-    workload = trace.workload or ""
-    machine.do("w", workload, cost["n1"])
-    machine.clock.settle()
-    usage1 = memcg.kmem.usage
-    machine.do("w", workload, cost["n2"] - cost["n1"])
-    machine.clock.settle()
-    usage2 = memcg.kmem.usage
-    return {
-        "n1": cost["n1"],
-        "n2": cost["n2"],
-        "usage1": usage1,
-        "usage2": usage2,
-        "bytes_per_object": round((usage2 - usage1) / max(1, cost["n2"] - cost["n1"]), 1),
-    }
+    n1, n2 = cost["n1"], cost["n2"]
+    played: dict[str, Any] = {"n1": n1, "n2": n2, "usage0": 0, "memory0": 0}
+    for number, count in ((1, n1), (2, max(0, n2 - n1))):
+        _, played[f"result{number}"] = machine.do("w", trace.workload or "", count)
+        machine.clock.settle()
+        played[f"usage{number}"] = memcg.kmem.usage
+        played[f"memory{number}"] = memcg.memory.usage
+    for name, prefix in (("bytes_per_object", "usage"), ("memory_bytes_per_object", "memory")):
+        grown = played[f"{prefix}2"] - played[f"{prefix}1"]
+        played[name] = round(grown / max(1, n2 - n1), 1)
+    return played | _let_go(machine, memcg)
 
 
 def cliff_differences(trace: Trace, played: dict[str, Any]) -> list[tuple[str, str, Any, Any]]:

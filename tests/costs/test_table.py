@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import errno
+import json
+import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +111,25 @@ def test_load_when_not_toml_or_absent_then_says_so(load):
         load("kinds = =\n")
     with pytest.raises(ConfigurationError, match=r"no cost table 'nowhere\.toml'.*v4"):
         load_costs("nowhere.toml")
+
+
+SLABS = Path(__file__).parents[2].parent / "shared/oracle/linux-5.10/slab-objects.json"
+
+
+@pytest.mark.skipif(not SLABS.exists(), reason="no recordings beside the repository")
+def test_sizes_when_documented_by_the_kernels_slab_list_then_are_the_ones_listed():
+    """Each cache a source names has the size the source gives, and the parts fit those sizes."""
+    caches = {each["cache"]: each["objsize"] for each in json.loads(SLABS.read_text())["caches"]}
+    sizes = {nbytes + 8 for nbytes in caches.values()}
+    checked = 0
+    for kind in load_costs("5.10").kinds.values():
+        text = kind.source.text
+        if not isinstance(kind.source, Documented) or "slab-objects" not in text:
+            continue
+        for name, nbytes in re.findall(r"([A-Za-z_][A-Za-z_0-9]+) ([0-9]+)\b", text):
+            if name in caches:
+                assert caches[name] == int(nbytes), (kind.name, name)
+                checked += 1
+        whole = [part.nbytes for part in kind.parts if not part.pages and part.name != "structures"]
+        assert set(whole) <= sizes, kind.name
+    assert checked > 30

@@ -32,6 +32,7 @@ class _LazyGroup(click.Group):
         "replay": "kmem_harness.replay.command",
         "services": "kmem_harness.services.command",
         "top": "kmem_harness.top.command",
+        "sweep": "kmem_harness.experiments.sweep_command",
         "what-if": "kmem_harness.experiments.what_if_command",
     }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from kmem_harness.costs.kinds import SYSCALL_KINDS, Case, Modelled
+from kmem_harness.costs.kinds import SYSCALL_KINDS, Argument, Case, Modelled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,8 @@ __all__ = [
     "kinds",
 ]
 
-#: The set of all calls that make kernel objects, priced or not.
+#: The set of all calls that make kernel objects, priced or not. But for mappings: no program can do
+#: anything about one that fails, for the loader crashes then before main begins.
 CHARGE = "charge"
 
 #: Calls that charge nothing by themselves and can be failed all the same. Not the others of the
@@ -80,18 +81,28 @@ class Call:
     """One system call, and what it makes: the first case whose tests hold, if any does."""
 
     name: str
+    #: Whether it makes kernel objects at all; with its arguments it may make none.
     charges: bool
     cases: tuple[Case, ...]
+    only_if: Argument | None = None
 
     def kind(self, arguments: Sequence[int]) -> str | None:
         """Name the kind of object it would make with these argument words.
 
         ``None`` where no kind is known of it. Of several objects, the first.
         """
+        if not self.makes(arguments):
+            return None
         for case in self.cases:
             if all(test.holds(arguments[test.number]) for test in case.when):
                 return case.makes[0] if case.makes else None
         return None
+
+    def makes(self, arguments: Sequence[int]) -> bool:
+        """Say whether it makes anything with these argument words."""
+        return self.charges and (
+            self.only_if is None or self.only_if.holds(arguments[self.only_if.number])
+        )
 
     def may_make(self, wanted: frozenset[str]) -> bool:
         """Say whether it makes any of the kinds *wanted* with any arguments."""
@@ -103,9 +114,10 @@ def injectable() -> frozenset[str]:
     return frozenset(SYSCALL_KINDS) | _OTHERS
 
 
+@cache
 def charges() -> frozenset[str]:
     """Name every call that makes kernel objects: the set ``charge``."""
-    return frozenset(name for name in SYSCALL_KINDS if call_named(name).charges)
+    return frozenset(name for name in SYSCALL_KINDS if call_named(name).charges) - GROUPS["%memory"]
 
 
 def kinds() -> frozenset[str]:
@@ -120,5 +132,5 @@ def call_named(name: str) -> Call:
     """Give what is known of a call that may be injected."""
     entry = SYSCALL_KINDS.get(name)
     if isinstance(entry, Modelled):
-        return Call(name, not entry.removes, entry.cases)
+        return Call(name, bool(entry.cases), entry.cases, entry.only_if)
     return Call(name, entry is not None, ())

@@ -49,6 +49,8 @@ class Rule:
 
     text: str
     syscalls: frozenset[str]
+    #: Calls of these that count only where their arguments have them make something: ``charge``.
+    charging: frozenset[str] = frozenset()
     kinds: frozenset[str] = frozenset()
     comm: str | None = None
     #: A pattern that is counted and decides nothing: a target can rewrite a path after our look.
@@ -148,7 +150,7 @@ class _Reader:
                 self._fail("none of these calls makes such an object; name one that does")
             syscalls = frozenset(able)
         self._check(given)
-        return Rule(self._text, syscalls or frozenset(), kinds, **self._fields)  # type: ignore[arg-type]
+        return Rule(self._text, syscalls or frozenset(), kinds=kinds, **self._fields)  # type: ignore[arg-type]
 
     def _check(self, given: set[str]) -> None:
         self._part = self._text
@@ -164,10 +166,11 @@ class _Reader:
 
     def _set(self, text: str) -> frozenset[str]:
         found: set[str] = set()
+        charging: set[str] = set()
         for word in text.split(","):
             self._part = word
             if word == calls.CHARGE:
-                found |= calls.charges()
+                charging |= calls.charges()
             elif word in calls.GROUPS:
                 found |= calls.GROUPS[word]
             elif word in calls.injectable():
@@ -179,7 +182,8 @@ class _Reader:
                 self._fail(
                     "no such system call can be failed here", _similar(word, known, "name a call")
                 )
-        return frozenset(found)
+        self._fields["charging"] = frozenset(charging - found)
+        return frozenset(found | charging)
 
     def _take(self, name: str, value: str, *, has_value: bool) -> None:
         readers: dict[str, Callable[[str], None]] = {

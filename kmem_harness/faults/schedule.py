@@ -135,10 +135,13 @@ class Schedule:
         """
         call = self.calls[number]
         self.tried[number] += 1
-        self.charges += call.charges
+        makes = call.makes(arguments)
+        self.charges += makes
         verdict = None
         for armed in self._by_number[number]:
             rule = armed.rule
+            if not makes and call.name in rule.charging:
+                continue
             if rule.kinds and call.kind(arguments) not in rule.kinds:
                 continue
             if rule.comm is not None and comm() != rule.comm:

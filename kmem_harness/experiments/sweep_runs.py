@@ -1,0 +1,139 @@
+"""Run a command once for a sweep, in a box of its own, and say how that went."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from subprocess import DEVNULL
+from typing import TYPE_CHECKING, Any
+
+from kmem_harness.core.errors import KmemHarnessError
+from kmem_harness.faults.outcome import Outcome, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import IO
+
+    from kmem_harness.harness import Harness
+
+__all__ = ["BoxRuns", "outcome_of"]
+
+_SAID = 200
+#: How long a run may take: this much, and so many times what the first one took.
+_TIMEOUT_SECONDS = 2.0
+_TIMES_THE_FIRST = 10.0
+
+
+class BoxRuns:
+    """Runs of one command. Any number of threads may run it at once.
+
+    Each run has no input and a TMPDIR of its own, which is removed after it.
+    """
+
+    def __init__(
+        self, harness: Harness, command: Sequence[str], timeout: float | None, **options: Any
+    ) -> None:
+        """Run *command* in *harness*, whose ``run`` takes *options*, for *timeout* seconds.
+
+        With ``None``, 2 s and ten times what the first run took.
+        """
+        self._harness = harness
+        self._command = command
+        self._options = options
+        self._timeout = timeout
+        self._first: float | None = None
+
+    def __call__(self, rules: tuple[str, ...]) -> Outcome:
+        """Run it once under fault *rules*. Raises: what ``Harness.run`` raises."""
+        timeout = self._timeout
+        if timeout is None and self._first is not None:
+            timeout = _TIMEOUT_SECONDS + _TIMES_THE_FIRST * self._first
+        with ExitStack() as stack:
+            output = stack.enter_context(tempfile.TemporaryFile())
+            errors = stack.enter_context(tempfile.TemporaryFile())
+            own = tempfile.mkdtemp(prefix="kmem-sweep-")
+            stack.callback(shutil.rmtree, own, ignore_errors=True)
+            began = time.monotonic()
+            box = self._harness.run(
+                self._command,
+                faults=rules,
+                look_at_end=True,
+                stdin=DEVNULL,
+                stdout=output,
+                stderr=errors,
+                env={**os.environ, "TMPDIR": own},
+                **self._options,
+            )
+            with box:
+                timed_out = False
+                try:
+                    box.wait(timeout)
+                except TimeoutError:
+                    timed_out = True
+                    box.kill()
+                seconds = time.monotonic() - began
+                report = box.report()
+            if report["controller_died"]:
+                raise KmemHarnessError("the controller died in the middle of a sweep")
+            output.seek(0)
+            printed = _digest([output])
+            left = _digest_of_files(own)
+            errors.seek(max(errors.seek(0, os.SEEK_END) - 4096, 0))
+            said = errors.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
+        if self._first is None:
+            self._first = seconds
+        return outcome_of(
+            report,
+            timed_out=timed_out,
+            seconds=seconds,
+            output=printed,
+            files=left,
+            said=said[:_SAID],
+        )
+
+
+def _digest(files: Iterable[IO[bytes]]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        while block := file.read(1 << 16):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _digest_of_files(folder: str) -> str | None:
+    """Tell one state of a folder from another; ``None`` if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(Path(folder).rglob("*")):
+            digest.update(f"{path.relative_to(folder)}\0".encode("utf-8", "surrogateescape"))
+            if path.is_file() and not path.is_symlink():
+                with path.open("rb") as file:
+                    digest.update(_digest([file]).encode())
+    except OSError:
+        return None
+    return digest.hexdigest()[:16]
+
+
+def outcome_of(report: dict[str, Any], **more: Any) -> Outcome:
+    """Read a run's outcome off its box's report."""
+    faults = report["faults"]
+    at_end = faults.get("at_end") or {}
+    injected = [card for card in report["refusals"]["cards"] if card["counter"] == "injected"]
+    first = injected[0] if injected else None
+    return Outcome(
+        status=report["exit_code"],
+        signal=report["signal"],
+        charges=faults["rules"][0]["matched"],
+        failed=sum(rule["failed"] for rule in faults["rules"]),
+        site=Site(first["comm"], first["syscall"], first["kind"]) if first else None,
+        nth=first["nth_of_call"] if first else 0,
+        holds=at_end.get("holds"),
+        others=tuple(at_end["others"]) if "others" in at_end else None,
+        cards=tuple(injected),
+        **more,
+    )

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 from importlib.util import find_spec
@@ -23,9 +24,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["LABEL", "NAMES", "BuildError", "build", "build_image", "busybox_root", "compile_static"]
+__all__ = [
+    "LABEL",
+    "NAMES",
+    "BuildError",
+    "build",
+    "build_image",
+    "busybox_root",
+    "compile_static",
+    "controller_root",
+]
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).resolve().parent
 #: Every image of ours, in the order they are built.
 NAMES = sorted(path.parent.name for path in _HERE.glob("*/Dockerfile"))
 #: What all of our images carry, to find and remove them by.
@@ -36,6 +46,21 @@ _WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion"]
 _COMPILE_SECONDS = 600
 #: What the kernel calls a machine, and what engines call it.
 _ARCHITECTURES = {"x86_64": {"amd64", "x86_64"}, "aarch64": {"arm64", "aarch64"}}
+
+
+_PACKAGE = _HERE.parent / "kmem_harness"
+#: Of the standard library, what no controller imports.
+_NOT_NEEDED = (
+    *("__pycache__", "config-*", "dist-packages", "ensurepip", "idlelib", "lib2to3"),
+    *("lib-dynload", "pydoc_data", "site-packages", "test", "tests", "tkinter", "turtledemo"),
+)
+#: What ``kmem-harness`` is in the controller's image: it needs no other package there.
+_START = """#!{python} -IS
+import sys
+sys.path.insert(0, "/kmem")
+from kmem_harness.controller.listen import main
+sys.exit(main([word for word in sys.argv[1:] if word != "controller"]))
+"""
 
 
 class BuildError(RuntimeError):
@@ -59,8 +84,8 @@ def build(client: Any, names: Iterable[str] = NAMES, *, prefix: str = "kmem-") -
             for source in directory.glob("*.c"):
                 files[source.stem] = Path(scratch, source.stem)
                 compile_static(source, files[source.stem])
-            if name == "busybox":
-                files["root"] = busybox_root(Path(scratch, "root"))
+            if name in _ROOTS:
+                files["root"] = _ROOTS[name](Path(scratch, "root"))
             tags.append(f"{prefix}{name}")
             build_image(client, tags[-1], dockerfile.read_text(encoding="utf-8"), files)
     return tags
@@ -132,6 +157,51 @@ def busybox_root(into: Path) -> Path:
     if b"/ld-linux" in Path(busybox).read_bytes():
         raise BuildError(f"{busybox} is not static: install busybox-static")
     return into
+
+
+def controller_root(into: Path) -> Path:
+    """Make a root directory of this machine's Python and the package, which a controller needs alone.
+
+    Each file keeps the path that it has here: Python finds its library by that.
+    Raises: BuildError.
+    """
+    shim = _PACKAGE / "interposer" / "bin" / "kmem-shim"
+    if not shim.exists():
+        raise BuildError(f"there is no {shim}: install the package (pip install -e .) first")
+    python = Path(sys.base_prefix, "bin", f"python{sysconfig.get_python_version()}").resolve()
+    library = Path(sysconfig.get_path("stdlib", vars={"installed_base": sys.base_prefix}))
+    shutil.copytree(library, _under(into, library), ignore=shutil.ignore_patterns(*_NOT_NEEDED))
+    shutil.copytree(
+        _PACKAGE, into / "kmem" / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    modules = Path(sysconfig.get_config_var("DESTSHARED") or library / "lib-dynload").glob("*.so")
+    needed = _libraries(python)
+    # A module that needs a library of its own, such as sqlite3's, is none of the controller's.
+    wanted = [one for one in modules if "_ctypes" in one.name or _libraries(one) <= needed]
+    for path in {python, *wanted}.union(*map(_libraries, [python, *wanted])):
+        _under(into, path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, _under(into, path))
+    start = into / "bin" / "kmem-harness"
+    start.parent.mkdir(exist_ok=True)
+    start.write_text(_START.format(python=python), encoding="utf-8")
+    start.chmod(0o755)
+    (into / "tmp").mkdir(exist_ok=True)
+    return into
+
+
+def _libraries(program: Path) -> set[Path]:
+    """List the dynamic libraries that *program* is linked with, the loader among them."""
+    listed = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=False)
+    words = (word for line in listed.stdout.splitlines() for word in line.split())
+    return {Path(word) for word in words if word.startswith("/")}
+
+
+def _under(root: Path, path: Path) -> Path:
+    return root / path.relative_to("/")
+
+
+#: Images that are more than one program: how to put their root directory together.
+_ROOTS = {"busybox": busybox_root, "controller": controller_root}
 
 
 def main() -> None:

@@ -90,6 +90,12 @@ def cli() -> None:
     default="auto",
     help="Who filters a container: our shim, the engine's runtime, or that where it has no drawback.",
 )
+@click.option(
+    "--controller",
+    metavar="docker://NAME",
+    envvar="KMEM_HARNESS_CONTROLLER",
+    help="Controller in container NAME, on the host of an engine that is elsewhere.",
+)
 @click.option("--memcg", metavar="PATH", help="Memcg to run in, such as /web.slice/a.")
 @click.option("--observe", is_flag=True, help="Charge and count, but refuse nothing.")
 @click.option(
@@ -193,6 +199,19 @@ def demo(
             runtime=runtime,
         )
     )
+
+
+@cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def controller(words: tuple[str, ...]) -> NoReturn:
+    """Hold boxes for clients elsewhere, on the host of their engine: --listen [SOCKET [ENGINE]].
+
+    Runs in a container there (containers/controller), with the host's pids. Clients come in through
+    the engine, with an exec of --connect [SOCKET].
+    """
+    from kmem_harness.controller.listen import main as serve
+
+    sys.exit(serve(list(words)))
 
 
 @cli.command()

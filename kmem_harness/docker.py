@@ -51,8 +51,10 @@ class _Sessions:
 
     def runtime(self, api: Any) -> DockerRuntime:
         """Give the runtime for *api*'s engine. Raises: UnsupportedHostError if that is remote."""
-        socket = engine_socket(api)
         with self._lock:
+            given = self._given if isinstance(self._given, Harness) else None
+            elsewhere = given is not None and given.controller.remote
+            socket = str(api.base_url) if elsewhere else engine_socket(api)
             if socket not in self._runtimes:
                 harness = self._harness()
                 self._runtimes[socket] = DockerRuntime(harness, socket)
@@ -63,7 +65,8 @@ class _Sessions:
         """Give it if some container of that engine has asked for kernel memory."""
         if not self._runtimes:
             return None
-        return self._runtimes.get(getattr(api._custom_adapter, "socket_path", None) or "")  # noqa: SLF001 - docker-py has no public name for it
+        path = getattr(getattr(api, "_custom_adapter", None), "socket_path", None)
+        return self._runtimes.get(path or "") or self._runtimes.get(str(api.base_url))
 
     def close(self) -> None:
         """End every container, and a harness of our own."""
@@ -110,7 +113,8 @@ def from_env(harness: Harness | None = None, **options: Any) -> Client:
 
     Raises: UnsupportedHostError if no engine answers, or one that is not on this machine.
     """
-    socket = local_socket() if "environment" not in options else ""
+    elsewhere = harness is not None and harness.controller.remote
+    socket = "" if elsewhere or "environment" in options else local_socket()
     with readable_errors(socket):
         client: Client = Client.from_env(**options)
     if harness is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kmem_harness.box import Box, RefusalCard, Session
 from kmem_harness.controller.client import Controller, ControllerDiedError
-from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.sizes import UNLIMITED
 from kmem_harness.costs.kinds import check_kinds
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from kmem_harness.runtimes.sidecar import SidecarController
     from kmem_harness.runtimes.spec import Runtime, RuntimeFactory
 
 __all__ = ["Box", "Counter", "Harness", "MemcgHandle", "RefusalCard"]
@@ -48,6 +49,7 @@ class Harness:
         isolation: str | None = None,
         plugins: Sequence[object | str] = (),
         docker_listener: str = "auto",
+        controller: str | None = None,
     ) -> None:
         """Emulate *kernel*, with its own cost table or the one in the TOML file *costs*.
 
@@ -60,6 +62,9 @@ class Harness:
         becomes its entrypoint; "native", the engine's runtime, which then covers every exec, too;
         "auto", the runtime where that has no drawback (see ``runtimes/native.py``).
 
+        *controller* ``"docker://NAME"`` is that of the container NAME on the host of an engine that
+        is elsewhere (see ``containers/README.md``); then there are no local boxes.
+
         Raises: ConfigurationError, UnsupportedHostError, PluginError; nothing is left running then.
         """
         self.kernel = profile_named(kernel).name
@@ -70,15 +75,16 @@ class Harness:
                 f"cost table {costs!r} is for kernel {self._costs.kernel}, not {kernel}; "
                 f"emulate {self._costs.kernel}, or give another table"
             )
-        self.controller = Controller(kernel)
+        self.controller = _start_controller(kernel, controller)
         self._boxes: list[Box] = []
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
         self._closed = False
         try:
             self.hooks = Hooks(plugins)
-            self._runtime = LocalRuntime([self.controller.pidfd], isolation)
-            self._runtimes: dict[str, Runtime] = {"local": self._runtime}
+            self._runtimes: dict[str, Runtime] = {}
+            if not self.controller.remote:
+                self._runtimes["local"] = LocalRuntime([self.controller.pidfd], isolation)
             self._told: threading.Thread | None = None
             self.controller.when_removed = lambda path, counters: self.hooks.call(
                 "kmem_memcg_offline", path=path, counters=counters
@@ -104,7 +110,7 @@ class Harness:
     @property
     def isolation(self) -> str:
         """How local boxes are kept apart: "user", "pid" or "none"."""
-        return self._runtime.isolation
+        return self.runtime("local").isolation
 
     def memcg(
         self,
@@ -207,6 +213,8 @@ class Harness:
                 for offer in reversed(self.hooks.call("kmem_runtimes", harness=self)):
                     offered.update(offer)
                 if name not in offered:
+                    if name == "local":
+                        raise _no_local_boxes()
                     known = ", ".join(repr(one) for one in sorted({"local", *offered}))
                     raise ConfigurationError(f"runtime {name!r} is not known; known are {known}")
                 self._runtimes[name] = offered[name](self)
@@ -358,6 +366,22 @@ class Harness:
         return {
             name: replace(kind, nbytes=asked.get(name, kind.nbytes)) for name, kind in kinds.items()
         }
+
+
+def _start_controller(kernel: str, address: str | None) -> Controller | SidecarController:
+    if address is None:
+        return Controller(kernel)
+    from kmem_harness.runtimes.sidecar import SidecarController  # noqa: PLC0415 - heavy: only if used
+
+    return SidecarController(kernel, address)
+
+
+def _no_local_boxes() -> UnsupportedHostError:
+    return UnsupportedHostError(
+        "this harness has its controller elsewhere, which cannot hold boxes of this machine",
+        missing="a controller on this machine",
+        remedy="give an image, or leave the controller out",
+    )
 
 
 def _docker_runtime(harness: Harness) -> Runtime:

@@ -41,6 +41,7 @@ class RunOptions:
     runtime: str | None
     image: str | None
     docker_listener: str
+    controller: str | None
     memcg: str | None
     observe: bool
     inject: tuple[str, ...]
@@ -92,6 +93,7 @@ def _harness(options: RunOptions) -> Harness:
         options.costs,
         options.isolation,
         docker_listener=options.docker_listener,
+        controller=options.controller,
     )
 
 

@@ -28,7 +28,9 @@ ROOMS: dict[str, set[str]] = {
     "controller": {"core", "costs", "interposer", "faults"},
     "hookspecs": {"core"},
     "hooks": {"core", "hookspecs"},
-    "runtimes": {"core", "interposer", "controller.client", "hookspecs", "hooks"},
+    "runtimes": {
+        *("core", "interposer", "controller.client", "controller.protocol", "hookspecs", "hooks"),
+    },
     "handles": {"core", "controller.client"},
     "box": {"core", "controller.client", "runtimes", "handles", "hooks"},
     "harness": {

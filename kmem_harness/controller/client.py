@@ -42,6 +42,9 @@ class ControllerDiedError(KmemHarnessError):
 class Connection:
     """A control connection to a running controller."""
 
+    #: Whether the controller is on another machine, or looks at this one from elsewhere.
+    remote = False
+
     def __init__(self, connection: socket.socket) -> None:
         """Talk over *connection*, which is closed by :meth:`close`."""
         self._socket = connection
@@ -154,18 +157,7 @@ class Controller(Connection):
         try:
             owner = _own_pidfd()
             with theirs:
-                self._process = subprocess.Popen(
-                    [
-                        sys.executable,
-                        *("-I", "-S", "-c", _START),
-                        os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
-                        *(kernel, self.directory, str(theirs.fileno()), str(owner)),
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    start_new_session=True,
-                    pass_fds=(theirs.fileno(), owner),
-                )
+                self._process = start_process(kernel, self.directory, theirs.fileno(), owner)
             os.close(owner)
         except BaseException:
             ours.close()
@@ -231,9 +223,28 @@ def connect_running() -> Connection:
     raise ConfigurationError(message)
 
 
-def control_directory() -> str:
+def start_process(
+    kernel: str, directory: str, connection: int, owner: int
+) -> subprocess.Popen[bytes]:
+    """Start a controller that talks over *connection* and ends with *owner*, a pidfd."""
+    return subprocess.Popen(
+        [
+            sys.executable,
+            *("-I", "-S", "-c", _START),
+            os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
+            *(kernel, directory, str(connection), str(owner)),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        pass_fds=(connection, owner),
+    )
+
+
+def control_directory(base: str | None = None) -> str:
     """Choose a fresh path for a controller's sockets, short enough for a socket address."""
-    return f"{_base_directories()[0]}/{_prefix()}{os.getpid()}-{os.urandom(4).hex()}"
+    base = base or _base_directories()[0]
+    return f"{base}/{_prefix()}{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def running() -> list[str]:

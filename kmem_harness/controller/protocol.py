@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 from array import array
 from typing import Any
 
@@ -20,6 +21,7 @@ from kmem_harness.core.errors import (
 )
 
 __all__ = [
+    "FRAME",
     "MAX_PACKET",
     "ConnectionEndedError",
     "close_all",
@@ -33,6 +35,8 @@ __all__ = [
 #: A report with a hundred cards is 50 kB; the kernel's default send buffer holds 200 kB.
 MAX_PACKET = 200_000
 _MAX_FDS = 4
+#: What stands before each message where messages go over a stream: its length.
+FRAME = struct.Struct("!I")
 
 _ERRORS: dict[str, type[KmemHarnessError]] = {
     error.__name__: error

@@ -32,7 +32,11 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 
         def harness() -> Harness:
             if not started:
-                made = Harness(settings.kernel, docker_listener=settings.docker_listener)
+                made = Harness(
+                    settings.kernel,
+                    docker_listener=settings.docker_listener,
+                    controller=settings.controller,
+                )
                 started.append(stack.enter_context(made))
             return started[0]
 

@@ -36,7 +36,11 @@ def kmem_harness(pytestconfig: pytest.Config) -> Iterator[Harness]:
 
     settings = pytestconfig.stash[SETTINGS]
     try:
-        harness = Harness(settings.kernel, docker_listener=settings.docker_listener)
+        harness = Harness(
+            settings.kernel,
+            docker_listener=settings.docker_listener,
+            controller=settings.controller,
+        )
     except UnsupportedHostError as error:
         cannot_enforce(error, require=settings.require)
     with harness:

@@ -73,6 +73,7 @@ class Settings:
     image: str | None
     timeout: float | None
     docker_listener: str
+    controller: str | None
     require: bool
     docker_patch: bool
     top: int
@@ -130,6 +131,13 @@ OPTIONS = (
         "auto",
         "WHO",
         "who filters docker containers: shim (ours), native (the engine's runtime), or auto",
+    ),
+    Option(
+        "controller",
+        reading.text,
+        None,
+        "docker://NAME",
+        "controller in container NAME, on the host of an engine that is elsewhere",
     ),
     Option(
         "require",

@@ -12,15 +12,21 @@ import functools
 import os
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import docker.errors
 import requests.exceptions
+from docker.utils import kwargs_from_env
 
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.runtimes import wrapping
 from kmem_harness.runtimes.docker_box import SHORT_ID, DockerBox
-from kmem_harness.runtimes.engine import check_engine, local_socket, readable_errors
+from kmem_harness.runtimes.engine import (
+    check_engine,
+    engine_address,
+    local_socket,
+    readable_errors,
+)
 from kmem_harness.runtimes.interception import KmemClient
 from kmem_harness.runtimes.labels import BOX, Labels, sweep
 from kmem_harness.runtimes.local import SHIM
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
 
     from kmem_harness.box import Box
     from kmem_harness.harness import Harness
+    from kmem_harness.runtimes.sidecar import SidecarController
 
 __all__ = ["DockerRuntime"]
 
@@ -52,16 +59,28 @@ class DockerRuntime:
 
         Raises: UnsupportedHostError.
         """
-        self.socket = socket or local_socket()
+        elsewhere = (
+            cast("SidecarController", harness.controller) if harness.controller.remote else None
+        )
+        #: Whether only the controller, and not we, can see the engine's containers.
+        self.remote = elsewhere is not None
+        self.socket = engine_address() if elsewhere else socket or local_socket()
+        #: Where the controller finds the engine, and the engine the shim.
+        self.engine_socket = elsewhere.engine_socket if elsewhere else self.socket
+        self.shim = elsewhere.shim if elsewhere else SHIM
         self.log = logger()
         self._harness = harness
         self._boxes: dict[str, DockerBox] = {}
         self._pending: dict[str, Box] = {}
         self._session = os.path.basename(harness.controller.directory)
         with readable_errors(self.socket):
-            self.client = KmemClient(base_url=f"unix://{self.socket}", door=self, timeout=60)
+            where = kwargs_from_env() if elsewhere else {"base_url": f"unix://{self.socket}"}
+            self.client = KmemClient(**where, door=self, timeout=60)
         try:
-            self.native = NativeListener(self.client, check_engine(self.client, self.socket))
+            version = check_engine(
+                self.client, self.socket, elsewhere.release if elsewhere else None
+            )
+            self.native = NativeListener(self.client, version)
             with readable_errors(self.socket):
                 for name in sweep(self.client.api):
                     self.log.warning("container.swept", container=name)
@@ -184,6 +203,11 @@ class DockerRuntime:
         """Drop a container that is no more."""
         self._boxes.pop(running.container_id, None)
 
+    def lose_sight(self) -> None:
+        """Have those look for themselves who wait to be told of a container's end."""
+        for running in list(self._boxes.values()):
+            running.cut_lifeline()
+
     def end_all(self) -> None:
         """Kill every container: without a controller their calls would only fail."""
         for running in list(self._boxes.values()):
@@ -205,9 +229,10 @@ class DockerRuntime:
         spec.config["Labels"] = spec.labels
         if box.socket is None:
             return
-        if self.native.chosen(self._harness.docker_listener, spec.config):
+        # A profile, or its file, would have to be put where the engine is.
+        if not self.remote and self.native.chosen(self._harness.docker_listener, spec.config):
             if spec.command != wrapping.command_of(spec.config, image):  # a plugin changed it
                 wrapping.set_command(spec.config, spec.command)
             self.native.put_into(spec.config, box.listen_natively)
         else:
-            wrapping.wrap(spec.config, image, spec.command, SHIM, box.socket)
+            wrapping.wrap(spec.config, image, spec.command, self.shim, box.socket)

@@ -64,7 +64,10 @@ class DockerBox:
         self._runtime = runtime
         self._streams: Streams | None = None
         self._followed: weakref.WeakSet[Followed] = weakref.WeakSet()
+        #: Readable once the first process of the current run has ended; a pidfd where we see it.
         self._pidfd = -1
+        self._lifeline = -1
+        self._cutting = threading.Lock()
         self._taking = threading.RLock()
         self._status: ExitStatus | None = None
         self._gone = False
@@ -80,9 +83,11 @@ class DockerBox:
     def created(self, container_id: str) -> None:
         """Learn which container it is; have it removed should we be gone before it is."""
         self.container_id = container_id
+        if self._runtime.engine_socket is None:
+            return  # a controller elsewhere, without its engine: it ends what runs
         path = f"/containers/{container_id}?force=true&v=true"
         self.box.bequeath(
-            self._runtime.socket,
+            self._runtime.engine_socket,
             f"DELETE {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n",
         )
 
@@ -127,7 +132,7 @@ class DockerBox:
             if self.box.filtered and not self.box.native and not self._by_engine:
                 raise self._start_failure(state)
             return
-        if self.box.filtered:
+        if self.box.filtered and not self._runtime.remote:
             _see_inside(pid)
         try:
             self.box.announce(pid)
@@ -293,7 +298,10 @@ class DockerBox:
                 self._by_engine = False
 
     def died(self, exit_code: int) -> None:
-        """Remember how a container ended that its engine may remove at once."""
+        """Take note that a container has ended, and how if its engine may remove it at once."""
+        state = self._state() if self._runtime.remote else {}
+        if self._runtime.remote and state.get("Pid") != self.init_pid:
+            self.cut_lifeline()
         if self.container and self.container.attrs["HostConfig"].get("AutoRemove"):
             self._status = _status(exit_code)
 
@@ -358,10 +366,18 @@ class DockerBox:
         self._next_look = time.monotonic() + _ENTRANTS_SECONDS
         known = {breach["pid"] for breach in self._breaches}
         for entrant in self.box.entrants():
-            if entrant["comm"].startswith(_ENGINES_OWN) or _is_shim(entrant["pid"]):
+            if entrant["comm"].startswith(_ENGINES_OWN) or self._is_shim(entrant):
                 continue
             if entrant["pid"] not in known:
                 self._breach("found", entrant["pid"], [entrant["comm"]])
+
+    def _is_shim(self, entrant: dict[str, Any]) -> bool:
+        """Say whether it is a shim about to hand over its listener, or is gone."""
+        if self._runtime.remote:
+            return str(entrant["comm"]) == os.path.basename(wrapping.PREFIX[0])
+        with suppress(OSError):
+            return os.path.samestat(os.stat(f"/proc/{entrant['pid']}/exe"), os.stat(SHIM))
+        return True
 
     def _breach(self, how: str, pid: int, command: list[str]) -> None:
         breach = {"time": time.time(), "how": how, "pid": pid, "command": command}
@@ -385,9 +401,22 @@ class DockerBox:
         self._drop_pidfd()
         self.init_pid = pid
         self._status = None
-        if pid:
+        if not pid:
+            return
+        if not self._runtime.remote:
             with suppress(ProcessLookupError):
                 self._pidfd = os.pidfd_open(pid)
+            return
+        self._pidfd, self._lifeline = os.pipe()
+        if self._state().get("Pid") != pid:  # the event of its end came before this
+            self.cut_lifeline()
+
+    def cut_lifeline(self) -> None:
+        """Let those go on who wait for the end of a process that we cannot see."""
+        with self._cutting:
+            lifeline, self._lifeline = self._lifeline, -1
+        if lifeline >= 0:
+            os.close(lifeline)
 
     def _is_held(self) -> bool:
         """Say whether the first process of the current run is alive."""
@@ -422,6 +451,7 @@ class DockerBox:
     def _forget(self) -> None:
         """Close the account of a container that is no more."""
         self._gone = True
+        self.cut_lifeline()
         self._await_end(_END_SECONDS)
         if self._status is None:
             self._status = ExitStatus.killed(9)
@@ -431,6 +461,7 @@ class DockerBox:
 
     def _release(self) -> None:
         self._gone = True
+        self.cut_lifeline()
         self._runtime.forget(self)
         self._await_end(_END_SECONDS)
         self._drop_pidfd()
@@ -438,6 +469,7 @@ class DockerBox:
             self._status = ExitStatus.killed(9)
 
     def _drop_pidfd(self) -> None:
+        self.cut_lifeline()
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
             os.close(pidfd)
@@ -482,13 +514,6 @@ def _see_inside(pid: int) -> None:
         ) from error
     except FileNotFoundError:  # it has ended already, which the controller will say
         pass
-
-
-def _is_shim(pid: int) -> bool:
-    """Say whether *pid* is a shim about to hand over its listener."""
-    with suppress(OSError):
-        return os.path.samestat(os.stat(f"/proc/{pid}/exe"), os.stat(SHIM))
-    return True  # it is gone
 
 
 def _ready(fd: int, seconds: float | None) -> bool:

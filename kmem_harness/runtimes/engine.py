@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
+import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +20,21 @@ import tenacity
 
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError, UnsupportedHostError
 from kmem_harness.runtimes.command import CommandNotExecutableError, CommandNotFoundError
+from kmem_harness.runtimes.sidecar import HOW_TO_START
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["EngineError", "check_engine", "engine_socket", "local_socket", "readable_errors"]
+__all__ = [
+    "EngineError",
+    "check_engine",
+    "engine_address",
+    "engine_socket",
+    "local_socket",
+    "readable_errors",
+]
 
+_CREDENTIALS = struct.Struct("=iII")
 _DEFAULT_SOCKET = "/var/run/docker.sock"
 #: An engine that is just coming up has its socket before it listens on it.
 _COMING_UP_SECONDS = 3.0
@@ -40,12 +51,17 @@ class EngineError(KmemHarnessError):
     """The engine refused a request of ours."""
 
 
+def engine_address() -> str:
+    """Find the engine's address from the environment, wherever it is."""
+    return os.environ.get("DOCKER_HOST") or f"unix://{_DEFAULT_SOCKET}"
+
+
 def local_socket() -> str:
     """Find the engine's unix socket from the environment.
 
     Raises: UnsupportedHostError for an engine that is reached over a network.
     """
-    host = os.environ.get("DOCKER_HOST") or f"unix://{_DEFAULT_SOCKET}"
+    host = engine_address()
     scheme, separator, path = host.partition("://")
     if scheme == "unix" and path:
         return "/" + path.lstrip("/")
@@ -64,26 +80,47 @@ def engine_socket(api: Any) -> str:
     return str(path)
 
 
-def check_engine(client: Any, socket: str) -> dict[str, Any]:
-    """See that the engine answers and runs on this kernel; give its version.
+def check_engine(client: Any, address: str, beside: str | None = None) -> dict[str, Any]:
+    """See that the engine answers and runs where its containers are seen; give its version.
 
-    Raises: UnsupportedHostError.
+    That is on this kernel and in our pid namespace, or else on the kernel *beside* it, which a
+    controller on its own host runs on. Raises: UnsupportedHostError.
     """
-    with readable_errors(socket):
+    with readable_errors(address):
         version: dict[str, Any] = _ask_version(client)
     kernel = version.get("KernelVersion")
-    if kernel is not None and kernel != platform.release():
+    ours = beside or platform.release()
+    if kernel is not None and kernel != ours:
         raise UnsupportedHostError(
-            f"the engine at {socket} runs on another kernel ({kernel}, not {platform.release()}), "
+            f"the engine at {address} runs on another kernel ({kernel}, not {ours}), "
             "as Docker Desktop's does: its containers cannot be seen from here",
             missing="an engine on this kernel",
-            remedy=f"run kmem-harness on the engine's own host; {_LOCAL_NEEDS_NONE}",
+            remedy=f"run kmem-harness on the engine's own host, or {HOW_TO_START}; "
+            f"{_LOCAL_NEEDS_NONE}",
+        )
+    if beside is None and not _is_visible(address):
+        raise UnsupportedHostError(
+            f"the engine at {address} is outside of our pid namespace, as where its socket is mounted "
+            "into a container that we run in: its containers cannot be seen from here",
+            missing="an engine in this pid namespace",
+            remedy=f"run kmem-harness on the engine's own host, or in its pid namespace (docker run "
+            f"--pid host); or {HOW_TO_START}; {_LOCAL_NEEDS_NONE}",
         )
     return version
 
 
+def _is_visible(path: str) -> bool:
+    """Say whether whoever listens on *path* has a pid in our namespace."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        credentials = connection.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+        )
+    return bool(_CREDENTIALS.unpack(credentials)[0])
+
+
 @contextmanager
-def readable_errors(socket: str) -> Iterator[None]:
+def readable_errors(address: str) -> Iterator[None]:
     """Turn docker-py's errors into ours, each with what to do."""
     try:
         yield
@@ -99,7 +136,7 @@ def readable_errors(socket: str) -> Iterator[None]:
                 raise kind(message) from error
         raise EngineError(f"the engine refused: {error.explanation or error}") from error
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
-        raise _unreachable(socket, error) from error
+        raise _unreachable(address, error) from error
 
 
 @tenacity.retry(
@@ -122,10 +159,12 @@ def _caused_by(error: BaseException | None, kind: type[OSError]) -> bool:
     return False
 
 
-def _unreachable(socket: str, error: Exception) -> UnsupportedHostError:
-    if not os.path.exists(socket):
+def _unreachable(address: str, error: Exception) -> UnsupportedHostError:
+    if "://" in address:
+        why, remedy = str(error), "see that it can be reached from here"
+    elif not os.path.exists(address):
         why, remedy = "there is no such socket", "start it (systemctl start docker, or dockerd)"
-    elif not os.access(socket, os.R_OK | os.W_OK):
+    elif not os.access(address, os.R_OK | os.W_OK):
         why = "this user may not use it"
         remedy = "run as root, or join the group that owns the socket (usually docker)"
     elif _caused_by(error, ConnectionRefusedError):
@@ -133,7 +172,7 @@ def _unreachable(socket: str, error: Exception) -> UnsupportedHostError:
     else:
         why, remedy = str(error), "see the engine's log"
     return UnsupportedHostError(
-        f"no engine answers at unix://{socket}: {why}",
+        f"no engine answers at {address if '://' in address else f'unix://{address}'}: {why}",
         missing="Docker engine",
         remedy=f"{remedy}, or set DOCKER_HOST; {_LOCAL_NEEDS_NONE}",
     )
@@ -144,6 +183,6 @@ def _remote(what: str) -> UnsupportedHostError:
         f"{what} is reached over a network, and may run on another kernel: its containers cannot "
         "be held or counted from here",
         missing="an engine on this machine, reached through its unix socket",
-        remedy="run kmem-harness on the engine's own host, or set DOCKER_HOST=unix:///path; "
-        f"{_LOCAL_NEEDS_NONE}",
+        remedy=f"{HOW_TO_START}; or run kmem-harness on the engine's own host, or set "
+        f"DOCKER_HOST=unix:///path; {_LOCAL_NEEDS_NONE}",
     )

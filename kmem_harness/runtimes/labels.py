@@ -1,7 +1,7 @@
 """Label containers with whose they are, and sweep those whose owner is gone.
 
-An owner is a process: its pid, when it started, and the pid namespace that number is from. What
-another namespace owns is left alone, for from here it always looks dead.
+An owner is a process: its pid, when it started, and the pid namespace and boot that number is from.
+What another of those owns is left alone, for from here it always looks dead.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def sweep(api: Any) -> list[str]:
 
 @functools.cache
 def _namespace() -> str:
-    return os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    # Alone, the first namespace's number is the same on every machine.
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
+        return f"{os.readlink('/proc/self/ns/pid').strip('pid:[]')}.{boot.read().strip()}"
 
 
 def _started(pid: int) -> str:

@@ -74,6 +74,7 @@ class Watcher:
         except Exception as error:  # noqa: BLE001 - whatever docker-py raises at the end of a stream
             if not self._closed:
                 self._runtime.log.error("events.lost", error=str(error))  # noqa: TRY400 - facts
+                self._runtime.lose_sight()
 
     def _handle(self, event: dict[str, Any]) -> None:
         action = str(event.get("Action") or event.get("status") or "").partition(":")[0]

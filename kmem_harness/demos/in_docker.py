@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["demo_image"]
+__all__ = ["FOLDER", "demo_image"]
+
+#: A file system in memory, of each container's own.
+FOLDER = "/bomb"
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/ld.so.cache")
 
@@ -31,6 +34,7 @@ def demo_image(client: Any) -> Iterator[dict[str, Any]]:
             "image": name,
             "network_mode": "none",
             "volumes": [f"{path}:{path}:ro" for path in _programs()],
+            "tmpfs": {FOLDER: ""},
         }
     finally:
         client.images.remove(name, force=True)

@@ -13,6 +13,10 @@ class Scenario:
 
     ``program`` is a file of this directory, run as ``python -I -S PROGRAM SECONDS``: it misbehaves
     for SECONDS. ``kmem_limit`` is what it is given unless the user says otherwise.
+
+    Where ``makes`` is not tasks, they cannot be counted from outside: the program is also told the
+    most it may make, ``hard_bound``, and a directory to do so in, and prints what it has ``made``
+    as JSON. Tasks are bounded by the kernel itself.
     """
 
     headline: str
@@ -23,6 +27,13 @@ class Scenario:
     culprit: str
     #: What it is refused.
     refused: str
+    makes: str = "tasks"
+    hard_bound: int = 1000
+
+    @property
+    def is_counted_outside(self) -> bool:
+        """Whether what it makes can be seen from here."""
+        return self.makes == "tasks"
 
 
 SCENARIOS = {
@@ -33,6 +44,26 @@ SCENARIOS = {
         kmem_limit="8M",
         culprit="bomb",
         refused="forks",
+    ),
+    "dentry-bomb": Scenario(
+        headline="mkdir x; cd x",
+        about="for ever, and a neighbour that measures its own latency",
+        program="dentry_bomb.py",
+        kmem_limit="2M",
+        culprit="bomb",
+        refused="calls",
+        makes="directories",
+        hard_bound=20_000,
+    ),
+    "socket-bomb": Scenario(
+        headline="socket()",
+        about="for ever, and a neighbour that measures its own latency",
+        program="socket_bomb.py",
+        kmem_limit="512K",
+        culprit="bomb",
+        refused="calls",
+        makes="sockets",
+        hard_bound=10_000,
     ),
     "noisy-neighbour": Scenario(
         headline="thundering herd",

@@ -6,10 +6,12 @@ import functools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +27,7 @@ from kmem_harness.harness import Harness
 from kmem_harness.interposer.census import DescendantCensus, NamespaceCensus, TaskCensus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Sequence
 
     from kmem_harness.demos.scenarios import Scenario
     from kmem_harness.harness import Box
@@ -35,10 +36,12 @@ __all__ = ["show"]
 
 _HERE = os.path.dirname(__file__)
 _PYTHON = (sys.executable, "-I", "-S")
-#: The kernel's own bound in the run without a kmem limit: high enough to hurt, low enough to live.
-_HARD_BOUND = 1000
 _CALM_SECONDS = 1.5
 _LOOK_SECONDS = 0.01
+#: How much longer a culprit may go on that has not met its limit yet, on a slow machine.
+_PATIENCE_SECONDS = 20.0
+#: How long a program may take to clear away what it made.
+_CLEARING_SECONDS = 30.0
 
 
 @dataclass
@@ -47,7 +50,7 @@ class _Phase:
 
     title: str
     bound: str
-    tasks: int = 0
+    alive: int = 0
     refusals: int = 0
     max_usage: int = 0
     first: dict[str, Any] | None = None
@@ -76,11 +79,12 @@ def show(
     limit = parse_size(kmem_limit or scenario.kmem_limit)
     console.print(f"[bold]{scenario.headline}[/bold]  {scenario.about}", highlight=False)
     calm = _Phase(f"no {scenario.culprit}", "")
-    free = _Phase("no kmem limit", f"{_HARD_BOUND} tasks (pids)")
+    by = " (pids)" if scenario.is_counted_outside else ""
+    free = _Phase("no kmem limit", f"{scenario.hard_bound} {scenario.makes}{by}")
     held = _Phase(f"kmem limit {format_size(limit)}", f"{format_size(limit)} of kmem")
-    with Harness(kernel) as harness, _place(harness, runtime) as where:
+    with Harness(kernel) as harness, _place(harness, runtime) as (where, folder):
         with Live(console=console, transient=True) as live:
-            run = functools.partial(_run_phase, harness, where, live)
+            run = functools.partial(_run_phase, harness, where, folder, live)
             run(calm, None, seconds=min(_CALM_SECONDS, seconds), kmem_limit=None)
             run(free, scenario, seconds=seconds, kmem_limit=None)
             run(held, scenario, seconds=seconds, kmem_limit=limit)
@@ -107,13 +111,37 @@ def show(
     return 0 if contained else 1
 
 
-def _place(harness: Harness, runtime: str) -> AbstractContextManager[dict[str, Any]]:
-    """Say where the demo's programs run: what ``Harness.run`` is told beside the command."""
-    if runtime == "local":
-        return nullcontext({})
-    from kmem_harness.demos.in_docker import demo_image  # noqa: PLC0415 - heavy: only if used
+@contextmanager
+def _place(harness: Harness, runtime: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Say where the demo's programs run: what ``Harness.run`` is told beside the command.
 
-    return demo_image(harness.runtime(runtime).client)  # type: ignore[attr-defined]
+    And a folder, there, for what they make; nothing is left in it.
+    """
+    if runtime == "local":
+        # In memory, if that can be had: what is shown is the kernel's, not a disk's.
+        base = next((one for one in ("/dev/shm",) if os.access(one, os.W_OK)), None)  # noqa: S108 - a fresh directory in it
+        folder = tempfile.mkdtemp(prefix="kmem-demo-", dir=base)
+        try:
+            yield {}, folder
+        finally:
+            _remove_deep(folder)
+        return
+    from kmem_harness.demos.in_docker import FOLDER, demo_image  # noqa: PLC0415 - heavy: only if used
+
+    with demo_image(harness.runtime(runtime).client) as where:  # type: ignore[attr-defined]
+        yield where, FOLDER
+
+
+def _remove_deep(folder: str) -> None:
+    """Remove directories in directories, however deep: what a program that was killed may leave."""
+    inner = os.path.join(folder, "x")
+    while os.path.exists(inner):
+        with suppress(FileNotFoundError):  # this is the last
+            os.rename(os.path.join(inner, "x"), os.path.join(folder, "y"))
+        os.rmdir(inner)
+        with suppress(FileNotFoundError):
+            os.rename(os.path.join(folder, "y"), inner)
+    os.rmdir(folder)
 
 
 def _containers_left(harness: Harness, runtime: str) -> list[str]:
@@ -131,6 +159,7 @@ def _containers_left(harness: Harness, runtime: str) -> list[str]:
 def _run_phase(
     harness: Harness,
     where: dict[str, Any],
+    folder: str,
     live: Live,
     phase: _Phase,
     scenario: Scenario | None,
@@ -147,9 +176,11 @@ def _run_phase(
         if scenario is None:
             live.update(Text(f"  {phase.title} ..."))
         else:
-            program = os.path.join(_HERE, scenario.program)
-            with _start(harness, where, program, seconds, kmem_limit) as culprit:
-                _watch(culprit, phase, live, seconds, scenario.refused)
+            with _start(harness, where, folder, scenario, seconds, kmem_limit) as culprit:
+                if scenario.is_counted_outside:
+                    _watch(culprit, phase, live, seconds, scenario.refused)
+                else:
+                    _hear_out(culprit, phase, live, seconds, scenario)
                 culprit.kill()
             _settle(culprit, phase)
         output, _ = neighbour.communicate()
@@ -158,38 +189,66 @@ def _run_phase(
 
 
 def _start(
-    harness: Harness, where: dict[str, Any], program: str, seconds: float, kmem_limit: int | None
+    harness: Harness,
+    where: dict[str, Any],
+    folder: str,
+    scenario: Scenario,
+    seconds: float,
+    kmem_limit: int | None,
 ) -> Box:
-    command = [program, f"{seconds + 5:.1f}"]
+    program = os.path.join(_HERE, scenario.program)
+    most = scenario.hard_bound
+    if not scenario.is_counted_outside:
+        words = [*_PYTHON, program, f"{seconds + _PATIENCE_SECONDS:.1f}", str(most), folder]
+        return harness.run(words, kmem_limit=kmem_limit, stdout=subprocess.PIPE, **where)
+    command = [program, f"{seconds + _PATIENCE_SECONDS:.1f}"]
     try:
-        return harness.run(
-            [*_PYTHON, *command], kmem_limit=kmem_limit, pids_max=_HARD_BOUND, **where
-        )
+        return harness.run([*_PYTHON, *command], kmem_limit=kmem_limit, pids_max=most, **where)
     except UnsupportedHostError:
         if where:
             raise
         # There is no pids cgroup for us to use.
-        held_back = [os.path.join(_HERE, "hold_back.py"), str(_HARD_BOUND), *command]
+        held_back = [os.path.join(_HERE, "hold_back.py"), str(most), *command]
         return harness.run([*_PYTHON, *held_back], kmem_limit=kmem_limit)
+
+
+def _hear_out(culprit: Box, phase: _Phase, live: Live, seconds: float, scenario: Scenario) -> None:
+    """Let it go on for as long as it may, and then say itself what it has made."""
+    for left in _until_met(culprit, seconds):
+        live.update(_line(phase, f"making {scenario.makes}", left, culprit, scenario.refused))
+        time.sleep(10 * _LOOK_SECONDS)
+    culprit.signal(signal.SIGTERM)
+    output, _ = culprit.communicate(timeout=_CLEARING_SECONDS)
+    phase.alive = int(json.loads(output)["made"])
 
 
 def _watch(culprit: Box, phase: _Phase, live: Live, seconds: float, refused: str) -> None:
     """Count its tasks from outside, for as long as it may burn."""
     census = _outside_census(culprit)
     before: frozenset[str] = frozenset()
-    end = time.monotonic() + seconds
     try:
-        while (now := time.monotonic()) < end:
+        for left in _until_met(culprit, seconds):
             with suppress(OSError):
                 # What two counts in a row hold was alive at once. One alone would also hold
                 # what died, and what was born, while it was counted.
                 now_alive = census.processes()
                 before, tasks = now_alive, len(before & now_alive)
-                phase.tasks = max(phase.tasks, tasks)
-                live.update(_line(phase, tasks, end - now, culprit, refused))
+                phase.alive = max(phase.alive, tasks)
+                count = f"{tasks:5d} tasks alive, at most {phase.alive:5d}"
+                live.update(_line(phase, count, left, culprit, refused))
             time.sleep(_LOOK_SECONDS)
     finally:
         census.close()
+
+
+def _until_met(culprit: Box, seconds: float) -> Iterator[float]:
+    """Give the time left, again and again; at its end, wait for the limit to be met."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        yield left
+    while culprit.filtered and left > -_PATIENCE_SECONDS and not culprit.refusals:
+        yield 0.0
+        left = end - time.monotonic()
 
 
 def _outside_census(culprit: Box) -> TaskCensus:
@@ -199,8 +258,8 @@ def _outside_census(culprit: Box) -> TaskCensus:
     return NamespaceCensus(init, frozenset({"1"}))
 
 
-def _line(phase: _Phase, tasks: int, left_seconds: float, culprit: Box, refused: str) -> Text:
-    line = f"  {phase.title}: {tasks:5d} tasks alive, at most {phase.tasks:5d}"
+def _line(phase: _Phase, what: str, left_seconds: float, culprit: Box, refused: str) -> Text:
+    line = f"  {phase.title}: {what}"
     if culprit.filtered:
         report = culprit.report()
         kmem = report["memcg"]["kmem"]
@@ -230,8 +289,8 @@ def _print_table(console: Console, scenario: Scenario, phases: Sequence[_Phase])
     rows: list[tuple[str, list[str]]] = [
         ("bound", [phase.bound or "-" for phase in phases]),
         (
-            "tasks alive, at most",
-            [str(phase.tasks) if phase.bound else "-" for phase in phases],
+            f"{scenario.makes} alive, at most",
+            [str(phase.alive) if phase.bound else "-" for phase in phases],
         ),
         (
             f"{scenario.refused} refused",

@@ -83,6 +83,7 @@ def test_from_env_when_kernel_memory_is_given_then_contains_the_bomb(
     assert report["refusals"]["total"] > 0
 
 
+@pytest.mark.slow  # tests/docker has the quick one, here and below
 def test_from_env_when_no_limit_is_given_then_is_plain_docker(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_from_env_when_no_limit_is_given_then_is_plain_docker(
         client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["lots", "8 apples", True, -5])
 def test_from_env_when_kernel_memory_is_nonsense_then_names_it_and_leaves_nothing(
     limit: Any, engine: Engine, monkeypatch: pytest.MonkeyPatch

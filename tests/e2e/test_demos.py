@@ -13,11 +13,17 @@ from kmem_harness.demos.scenarios import SCENARIOS
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+#: Shown in Docker by the quick tests.
+_SLOW = {"fork-bomb": [pytest.mark.slow]}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=_SLOW.get(name, [])) for name in SCENARIOS]
+)
 def test_demo_then_contains_the_culprit_and_leaves_nothing(name: str) -> None:
     command = [sys.executable, "-m", "kmem_harness.cli", "demo", name]
     ended = subprocess.run(
-        [*command, "--seconds", "0.5", "--kmem-limit", "1M"],
+        [*command, "--seconds", "0.5", "--kmem-limit", "512K"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -201,7 +201,11 @@ def test_build_script_when_run_as_a_program_then_prints_the_tags(engine: Engine)
 @pytest.mark.parametrize(
     ("name", "host", "said"),
     [
-        ("no-such-bomb", None, "no image 'no-such-bomb'; known are busybox, dentry-bomb"),
+        (
+            "no-such-bomb",
+            None,
+            "no image 'no-such-bomb'; known are busybox, controller, dentry-bomb",
+        ),
         ("fork-bomb", "unix:///tmp/no-such-engine.sock", "unix:///tmp/no-such-engine.sock"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from tests.docker_matrix.fixtures import STACK
 from tests.docker_matrix.images import BUSYBOX
-from tests.support.engine import pids_peak
+from tests.support.engine import peak_until, pids_peak
 from tests.support.peak import until
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: The first process, which the engine made.
 _AROUND = 1
-_SHELL_BOMB = "(b(){ b|b& };b) 2>/dev/null & exec sleep 1"
+_SHELL_BOMB = "(b(){ b|b& };b) 2>/dev/null & exec sleep 60"
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,10 @@ def test_bomb_then_its_limit_is_never_passed(
 
 def test_shell_bomb_then_its_limit_is_never_passed(start: Callable[..., Started]) -> None:
     started = start(BUSYBOX, ["sh", "-c", _SHELL_BOMB], tasks=30)
-    peak = pids_peak(started.container, 10) - _AROUND
-    assert started.box.wait(timeout=30) == 0
+    peak = peak_until(started.container, lambda: bool(started.box.refusals)) - _AROUND
+    assert started.box.wait(timeout=30) == 137
     assert peak <= 30
-    assert started.box.report()["refusals"]["total"] > 0
+    assert started.box.memcg.kmem.max_usage <= 30 * STACK
 
 
 def test_pause_when_bomb_burns_then_stands_still_and_its_neighbour_goes_on(

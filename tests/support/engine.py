@@ -23,7 +23,7 @@ import pytest
 from tests.support.peak import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "PATIENCE_SECONDS",
@@ -31,6 +31,7 @@ __all__ = [
     "cannot_run",
     "cgroup_of",
     "docker_engine",
+    "peak_until",
     "pids_peak",
     "podman_engine",
 ]
@@ -172,6 +173,19 @@ def cgroup_of(pid: int) -> Path:
         if top is not None and Path(f"{top}{path}", "pids.peak").exists():
             return Path(f"{top}{path}")
     raise FileNotFoundError(f"no pids.peak for process {pid}")
+
+
+def peak_until(container: Any, met: Callable[[], bool]) -> int:
+    """Let a bomb burn until it has *met* its limit, however slow the machine is; end it.
+
+    Gives its most tasks alive at once, by the kernel's own count.
+    """
+    container.reload()
+    file = cgroup_of(container.attrs["State"]["Pid"]) / "pids.peak"
+    until(met, PATIENCE_SECONDS, "the bomb met no limit")
+    peak = int(file.read_text())
+    container.kill()
+    return peak
 
 
 def pids_peak(container: Any, seconds: float) -> int:

@@ -175,7 +175,7 @@ def test_silent_peers_when_two_hundred_knock_then_a_real_start_is_hardly_delayed
     meanwhile = threading.Thread(target=knock)
     began = time.monotonic()
     meanwhile.start()
-    running = harness._runtime.start(BoxSpec(name=name, command=("true",)), armed["socket"])
+    running = harness.runtime("local").start(BoxSpec(name=name, command=("true",)), armed["socket"])
     harness.controller.request("expect", box=name, pid=running.init_pid)
     assert running.wait(timeout=20) == 0
     assert time.monotonic() - began < 1

@@ -53,7 +53,7 @@ TOP: dict[str, set[str]] = {
     "demos": {*_JOINED, "run_command"},
     "pytest_plugin": {*_JOINED, "docker", "report"},
     "replay": _JOINED,
-    "experiments": {*_JOINED, "report"},
+    "experiments": {*_JOINED, "report", "services"},
     "top": {"core", "controller.client"},
     "services": _JOINED,
     "cli": {*_JOINED, "doctor", "run_command", "demos", "replay", "experiments", "top", "services"},

@@ -157,6 +157,10 @@ class Gate:
         over = _all_over(box, nbytes)
         if not over:
             self._confirm_peak(box, nbytes)
+            # A census may find more than was charged, as page tables that grew: look again.
+            if _all_over(box, nbytes):
+                self._parked.append(call)
+                return
         else:
             # Forced at the deadline: nothing is refused on an old count.
             fresh = [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.experiments.model import PLACEHOLDER
+from kmem_harness.experiments.units import check_units
 from kmem_harness.faults.rule import parse_rules
 from kmem_harness.handles import limit_text
 
@@ -51,8 +52,12 @@ def _check_box(box: BoxPlan, experiment: Experiment, names: list[str]) -> None:
     where = f"box.{box.name}"
     if not NAME.fullmatch(box.name):
         raise ConfigurationError(f"{where}: a name is letters, digits, '.', '_' and '-'")
-    if not box.command and not box.image:
-        raise ConfigurationError(f'{where}: nothing to run: give command = [...] or image = "..."')
+    if not box.command and not box.image and not box.unit:
+        raise ConfigurationError(
+            f'{where}: nothing to run: give command = [...], image = "..." or unit = [...]'
+        )
+    if box.unit:
+        _check_units(where, box)
     known = {*experiment.vary.names, *_GIVEN, *(f"port.{name}" for name in names)}
     for limit in (box.kmem_limit, box.memory_limit):
         if limit is not None:
@@ -72,6 +77,24 @@ def _check_faults(where: str, box: BoxPlan) -> None:
         # Without a colon it is a rule that a plugin has a name for; a parameter is filled in later.
         if ":" in rule and not PLACEHOLDER.search(rule):
             _check_fault(where, rule)
+
+
+def _check_units(where: str, box: BoxPlan) -> None:
+    for name in ("command", "image", "memcg", "env", "cwd", "pids_max", "inject", "aggressor"):
+        if getattr(box, name):
+            message = f"{where}.{name}: units say that themselves; set it in their files"
+            raise ConfigurationError(message)
+    if (box.kmem_limit or box.memory_limit) and not any(
+        source.endswith(".service") for source in box.unit
+    ):
+        raise ConfigurationError(
+            f"{where}: a limit is for the services named in unit; set those of a folder's with "
+            'properties = {"web.service" = {X-KmemMax = "8M"}}'
+        )
+    try:
+        check_units(box)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}.unit: {error}") from error
 
 
 def _check_fault(where: str, rule: str) -> None:

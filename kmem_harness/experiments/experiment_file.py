@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any
@@ -39,13 +40,16 @@ def load(path: str) -> Experiment:
     except (_toml.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not TOML: {error}") from error
     try:
-        return parse(table)
+        return parse(table, os.path.dirname(os.path.abspath(path)))
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
 
 
-def parse(table: Mapping[str, Any]) -> Experiment:
-    """Make an experiment of the TOML file's *table*. Raises: ConfigurationError."""
+def parse(table: Mapping[str, Any], folder: str = ".") -> Experiment:
+    """Make an experiment of the TOML file's *table*, with unit files looked for in *folder*, too.
+
+    Raises: ConfigurationError.
+    """
     top = Fields("experiment", dict(table))
     name = top.text("name")
     if not name or not NAME.fullmatch(name):
@@ -58,7 +62,7 @@ def parse(table: Mapping[str, Any]) -> Experiment:
         timeout=top.number("timeout", 30, least=0.1, most=86_400),
         pass_rate=top.number("pass_rate", 1, least=0, most=1),
         memcgs={path: _limits(row) for path, row in top.named_tables("memcg").items()},
-        boxes=tuple(_box(name, row) for name, row in top.named_tables("box").items()),
+        boxes=tuple(_box(name, row, folder) for name, row in top.named_tables("box").items()),
         vary=read_vary(top.table("vary")),
         oracle=_oracle(top.table("oracle")),
         matrix=_matrix(top.table("matrix")) if "matrix" in top else None,
@@ -85,11 +89,13 @@ def _limits(row: Fields) -> dict[str, str]:
     return {name: limit for name, limit in found.items() if limit is not None}
 
 
-def _box(name: str, row: Fields) -> BoxPlan:
+def _box(name: str, row: Fields, folder: str) -> BoxPlan:
     box = BoxPlan(
         name=name,
         command=row.words("command") or (),
         image=row.text("image"),
+        unit=tuple(_found(source, folder) for source in row.words("unit") or ()),
+        properties={unit: _texts(table) for unit, table in row.named_tables("properties").items()},
         runtime=row.text("runtime"),
         kmem_limit=row.size("kmem_limit"),
         memory_limit=row.size("memory_limit"),
@@ -106,6 +112,18 @@ def _box(name: str, row: Fields) -> BoxPlan:
     )
     row.done()
     return box
+
+
+def _found(source: str, folder: str) -> str:
+    """Look for a unit file or a folder beside the experiment's file."""
+    path = os.path.join(folder, source)
+    return os.path.abspath(path) if os.path.exists(path) else source
+
+
+def _texts(table: Fields) -> dict[str, str]:
+    found = {key: table.size(key) or "" for key in table.items()}
+    table.done()
+    return found
 
 
 def _request(row: Fields, key: str) -> Request | None:

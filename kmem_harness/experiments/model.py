@@ -45,6 +45,10 @@ class BoxPlan:
     name: str
     command: tuple[str, ...] = ()
     image: str | None = None
+    #: In place of a command: unit files or folders of them, as ``services run`` takes them.
+    unit: tuple[str, ...] = ()
+    #: What is set on top of the unit files: by unit, by key.
+    properties: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     runtime: str | None = None
     kmem_limit: str | None = None
     memory_limit: str | None = None

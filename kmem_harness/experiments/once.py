@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kmem_harness.core.errors import KmemHarnessError
 from kmem_harness.experiments.probe import Latency, measure, wait_for
 from kmem_harness.experiments.resolve import Resolved, resolve
+from kmem_harness.experiments.units import Units
 from kmem_harness.experiments.verdict import Seen, judge
 from kmem_harness.harness import Harness
 
@@ -29,6 +30,7 @@ __all__ = ["run_once"]
 
 _STOP_SECONDS = 5.0
 _TAIL = 2000
+_EVERYBODY_MAY_PASS = 0o711
 
 
 def run_once(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,12 +41,14 @@ def run_once(job: Mapping[str, Any]) -> dict[str, Any]:
     """
     began, started = time.monotonic(), time.time()
     with tempfile.TemporaryDirectory(prefix="kmem-run-") as directory, _ports(job) as ports:
+        os.chmod(directory, _EVERYBODY_MAY_PASS)  # a service may run as another user
         run = resolve(job, ports, directory)
         with Harness(run.kernel) as harness:
             one = _Run(harness, run, directory)
             reasons = one.go()
-            reports = {name: box.report() for name, box in one.boxes.items()}
-        reasons += judge(run.oracle, one.seen(reports))
+            summed = {name: box.report() for name, box in one.boxes.items()}
+            reports = one.reports()
+        reasons += judge(run.oracle, one.seen(summed))
         said = {name: _tail(directory, name) for name in one.boxes} if reasons else {}
     return {
         "outcome": {
@@ -75,7 +79,7 @@ class _Run:
         self._directory = directory
         self._deadline = time.monotonic() + run.timeout
         self._outputs = ExitStack()
-        self.boxes: dict[str, Box] = {}
+        self.boxes: dict[str, Box | Units] = {}
         #: How the victims answered: by box, alone and beside each aggressor.
         self.latencies: dict[str, dict[str, dict[str, float]]] = {}
         #: Boxes that ended by themselves, and those of them that should have stayed.
@@ -102,6 +106,16 @@ class _Run:
             finally:
                 self._stop()
 
+    def reports(self) -> dict[str, Any]:
+        """Give the report of each box, and of each service that units are made of."""
+        found: dict[str, Any] = {}
+        for name, box in self.boxes.items():
+            if isinstance(box, Units):
+                found |= {f"{name}/{unit}": report for unit, report in box.reports().items()}
+            else:
+                found[name] = box.report()
+        return found
+
     def seen(self, reports: Mapping[str, Any]) -> Seen:
         """Give what the oracle looks at."""
         latencies = {
@@ -112,20 +126,8 @@ class _Run:
 
     def _start(self, plans: Iterator[BoxPlan]) -> list[str]:
         for plan in plans:
-            options: dict[str, Any] = {
-                name: value
-                for name in ("image", "runtime", "memcg", "cwd", "pids_max", "kmem_limit")
-                if (value := getattr(plan, name)) is not None
-            }
-            if plan.memory_limit is not None:
-                options["memory_limit"] = plan.memory_limit
-            if plan.env:
-                options["env"] = {**os.environ, **plan.env}
-            if plan.inject:
-                options["faults"] = list(plan.inject)
-            out = self._outputs.enter_context(open(_output(self._directory, plan.name), "wb"))  # noqa: SIM115
-            box = self._harness.run(
-                plan.command, stdin=_nothing(self._outputs), stdout=out, stderr=out, **options
+            box = (
+                Units(self._harness, plan, self._directory) if plan.unit else self._start_box(plan)
             )
             self.boxes[plan.name] = box
             if plan.ready is not None:
@@ -134,7 +136,24 @@ class _Run:
                     return [f"{plan.name} was not ready within {plan.ready.within:g} s: {wrong}"]
         return []
 
-    def _wait_for(self, request: Request, box: Box) -> str:
+    def _start_box(self, plan: BoxPlan) -> Box:
+        options: dict[str, Any] = {
+            name: value
+            for name in ("image", "runtime", "memcg", "cwd", "pids_max", "kmem_limit")
+            if (value := getattr(plan, name)) is not None
+        }
+        if plan.memory_limit is not None:
+            options["memory_limit"] = plan.memory_limit
+        if plan.env:
+            options["env"] = {**os.environ, **plan.env}
+        if plan.inject:
+            options["faults"] = list(plan.inject)
+        out = self._outputs.enter_context(open(_output(self._directory, plan.name), "wb"))  # noqa: SIM115
+        return self._harness.run(
+            plan.command, stdin=_nothing(self._outputs), stdout=out, stderr=out, **options
+        )
+
+    def _wait_for(self, request: Request, box: Box | Units) -> str:
         return wait_for(request, lambda: _runs(box) and time.monotonic() < self._deadline)
 
     def _measure(self) -> list[str]:
@@ -182,7 +201,7 @@ class _Run:
             box.close()
 
 
-def _runs(box: Box) -> bool:
+def _runs(box: Box | Units) -> bool:
     """Say whether a box still runs, without waiting."""
     if box.status is None:
         with suppress(TimeoutError):

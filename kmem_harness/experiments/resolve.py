@@ -69,7 +69,7 @@ def resolve(job: Mapping[str, Any], ports: Mapping[str, int], directory: str) ->
 def _box(row: Mapping[str, Any], names: Mapping[str, Any]) -> BoxPlan:
     known = {field.name for field in fields(BoxPlan)}
     given = {name: _filled(value, names) for name, value in row.items() if name in known}
-    for name in ("command", "inject", "aggressor"):
+    for name in ("command", "inject", "aggressor", "unit"):
         given[name] = tuple(given[name])
     for name in ("ready", "health", "probe"):
         if given[name] is not None:

@@ -251,6 +251,17 @@ def test_parked_call_when_its_box_is_over_then_is_forgotten(busy):
     assert bench.memcg.kmem.usage == 0
 
 
+def test_call_when_the_census_at_a_peak_takes_its_room_then_is_refused_and_books_balance(asleep):
+    """What grows without a call, as page tables do, is charged when a census finds it."""
+    bench = Bench(2)
+    grown = iter([2 * TASK])
+    bench.box.audit.due_parts = lambda _: bench.memcg.charge(next(grown, 0))
+    call = bench.serve(asleep.pid)
+    assert bench.final_answer(call) == errno.ENOMEM
+    assert bench.memcg.kmem.usage == 2 * TASK
+    assert [card["usage"] for card in bench.cards] == [2 * TASK]
+
+
 def test_call_when_box_is_ending_then_nothing_new_is_made_and_no_refusal_counted(asleep):
     bench = Bench(1)
     bench.serve(asleep.pid)

@@ -227,6 +227,55 @@ def test_run_when_a_service_ends_by_itself_then_that_is_a_reason(tmp_path):
     assert one["reasons"] == ["short ended too early, with exit code 0"]
 
 
+UNIT = """
+[Service]
+ExecStart={python} -I -S {folder}/server.py $PORT
+"""
+
+
+def units(tmp_path, **more):
+    (tmp_path / "server.py").write_text(SERVER)
+    (tmp_path / "web.service").write_text(UNIT.format(python=sys.executable, folder=tmp_path))
+    table = {
+        "name": "units",
+        "kernel": "v4",
+        "box": {
+            "web": {
+                "unit": ["web.service"],
+                "properties": {"web.service": {"Environment": "PORT={port}"}},
+                "kmem_limit": "{limit}",
+                "background": True,
+                "health": {**PONG, "within": 20},
+            }
+        },
+        "vary": {"limit": {"bisect": ["8k", "20k"]}},
+        "oracle": {"refused": {"web": 0}},
+    }
+    table["box"]["web"] |= more
+    return table
+
+
+def test_run_when_a_box_is_a_unit_then_its_service_is_limited_and_asked(tmp_path):
+    results = run(parse(units(tmp_path), str(tmp_path)), str(tmp_path / "out"), jobs=2)
+    (curve,) = results["findings"]["curves"]
+    # The service itself, which a manager forks, and the child that answers.
+    assert curve["knee"] == need(2), [one["reasons"] for one in results["runs"]]
+    for one in results["runs"]:
+        assert one["boxes"]["web/web.service"]["kmem"]["limit"] == one["params"]["limit"]
+        assert one["passed"] or "web was refused 1 calls" in one["reasons"][-1]
+
+
+def test_parse_when_a_unit_cannot_be_then_names_its_file_before_anything_starts(tmp_path):
+    table = units(tmp_path)
+    (tmp_path / "web.service").write_text("[Service]\nExecStart=/bin/true\nKillMode=maybe\n")
+    with pytest.raises(ConfigurationError, match=r"box.web.unit: .*web\.service:3.*maybe"):
+        parse(table, str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"box.web.cwd: units say that themselves"):
+        parse(units(tmp_path, cwd="/"), str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"box.web: a limit is for the services named"):
+        parse(units(tmp_path, unit=["."]), str(tmp_path))
+
+
 def test_matrix_when_run_then_compares_each_pair_with_the_victim_alone(tmp_path):
     table = {
         "name": "m",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ __all__ = ["Manager", "Member"]
 
 REPORT_VERSION = 1
 _LOOK_SECONDS = 0.25
+_EVERYBODY_MAY_PASS = 0o711
 
 
 @dataclass
@@ -88,6 +90,8 @@ class Manager:
         self._began = asyncio.get_running_loop().time()
         for folder in (f"{harness.controller.directory}/s", directories.base):
             Path(folder).mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:  # a service that runs as another user has to get there
+            os.chmod(harness.controller.directory, _EVERYBODY_MAY_PASS)
         for name in plan.in_order():
             self._add(plan.units[name])
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Options", "load_plan", "run_services"]
 
 _REFRESH_SECONDS = 0.25
-_EVERYBODY_MAY_PASS = 0o711
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,6 @@ def run_services(
         load_plan(arguments, Directories(options.directory or nowhere), options.properties)
     with Harness(options.kernel, options.costs, options.isolation) as harness:
         base = options.directory or os.path.join(harness.controller.directory, "s")
-        if os.geteuid() == 0:  # a service that runs as another user has to get there
-            os.chmod(harness.controller.directory, _EVERYBODY_MAY_PASS)
         directories = Directories(os.path.abspath(base))
         plan = load_plan(arguments, directories, options.properties)
         return asyncio.run(_run(harness, plan, directories, options, view))

@@ -61,6 +61,14 @@ def test_property_when_set_on_a_running_service_then_it_binds_at_once(stage):
     assert found["refusals"]["total"] == 0
 
 
+GREEDY = (
+    "/usr/bin/env python3 -c 'import os, time\\n"
+    "for _ in range(50):\\n"
+    "    try: os.fork() or time.sleep(60)\\n"
+    "    except OSError: time.sleep(0.1)'"
+)
+
+
 @pytest.mark.parametrize(
     ("policy", "result"), [("stop", "oom-kill"), ("kill", "oom-kill"), ("continue", "success")]
 )
@@ -72,11 +80,7 @@ def test_memory_limit_when_met_then_oom_policy_decides(stage, policy, result):
 
     found = stage.play(
         {
-            "a.service": f"MemoryMax=512K\nOOMPolicy={policy}\n"
-            "ExecStart=/usr/bin/env python3 -c 'import os, time\n"
-            "for _ in range(9):\\n try: os.fork() or time.sleep(60)\\n except OSError: time.sleep(0.1)'\n".replace(
-                "\\n", chr(92) + "n"
-            ).replace("time\n", "time" + chr(92) + "n")
+            "a.service": f"MemoryMax=2M\nOOMPolicy={policy}\nExecStart={GREEDY}\n",
         },
         script,
     )["a.service"]

@@ -61,6 +61,7 @@ class Cell:
         notify: str = "",
         tasks_max: int | None = None,
         faults: Sequence[str] = (),
+        kinds: Sequence[str] | None = None,
     ) -> Cell:
         """Start a box in *memcg* with nothing of the service in it yet.
 
@@ -80,6 +81,7 @@ class Cell:
                 cwd="/",
                 pids_max=None if tasks_max is None else tasks_max + _OWN_TASKS,
                 faults=faults,
+                kinds=kinds,
             )
         except BaseException:
             ours.close()

@@ -218,10 +218,17 @@ def _open_notify(path: str) -> socket.socket:
     return notify
 
 
+def _list_proc() -> list[str]:
+    """List ``/proc``. A call that is supervised can be interrupted, and Python does not repeat this."""
+    while True:
+        with suppress(InterruptedError):
+            return os.listdir("/proc")
+
+
 def _descendants() -> dict[int, int]:
     """List all living processes below this one, each with its parent."""
     parents: dict[int, int] = {}
-    for name in os.listdir("/proc"):
+    for name in _list_proc():
         if name.isdigit():
             with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
                 # comm may hold anything, brackets too

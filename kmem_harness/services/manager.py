@@ -110,6 +110,13 @@ class Manager:
         above = self.plan.units.get(unit.slice)
         return rules if above is None else [*self.faults_of(above), *rules]
 
+    def kinds_of(self, unit: Unit) -> list[str]:
+        """List X-KmemKinds= of the unit, or else of the next slice above it that has some."""
+        above = self.plan.units.get(unit.slice)
+        if unit.limits.kmem_kinds or above is None:
+            return unit.limits.kmem_kinds
+        return self.kinds_of(above)
+
     def log(self, unit: str, line: str, *, own: bool = False) -> None:
         """Take a line."""
         self.journal.add(unit, line, own=own)

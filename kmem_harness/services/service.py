@@ -41,6 +41,9 @@ class World(Protocol):
     def faults_of(self, unit: Unit) -> list[str]:
         """List the fault rules of its box: its own, and those of its slices."""
 
+    def kinds_of(self, unit: Unit) -> list[str]:
+        """List the kinds of objects that its box is charged for; none stands for all."""
+
     def log(self, unit: str, line: str, *, own: bool = False) -> None:
         """Take one line of the service's output, or one *own* line about it."""
 
@@ -212,6 +215,7 @@ class Service:
                 notify=notify,
                 tasks_max=None if tasks == NO_LIMIT else tasks,
                 faults=self._world.faults_of(self.unit),
+                kinds=self._world.kinds_of(self.unit) or None,
             )
         except (KmemHarnessError, OSError) as error:
             self.say(f"its box cannot be set up: {error}")

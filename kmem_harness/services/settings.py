@@ -12,6 +12,7 @@ import signal
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from kmem_harness.costs.kinds import check_kinds
 from kmem_harness.faults.rule import parse_rule
 from kmem_harness.services.names import parse_name
 from kmem_harness.services.values import (
@@ -215,6 +216,10 @@ def _injections(text: str, context: Context) -> list[str]:
     if ":" in rule:  # else it is a name that a plugin may have given one
         parse_rule(rule)
     return [rule]
+
+
+def _kinds(text: str, _: Context) -> list[str]:
+    return sorted(check_kinds(text.split()))
 
 
 def _conditions(kind: str) -> Callable[[str, Context], list[Condition]]:
@@ -467,6 +472,7 @@ class LimitSettings:
     memory_high: int = one("MemoryHigh", parse_memory, NO_LIMIT)
     tasks_max: int = one("TasksMax", parse_tasks, NO_LIMIT)
     kmem_max: int = one("X-KmemMax", _kmem, NO_LIMIT)
+    kmem_kinds: list[str] = many("X-KmemKinds", _kinds)
     kmem_inject: list[str] = many("X-KmemInject", _injections)
 
 

@@ -208,7 +208,8 @@ def _note(unit: Unit, assignment: Assignment, *, acted_on: bool) -> Noted:
         return Noted(assignment, Handling.NOT_EMULATED if why else Handling.ENFORCED, why)
     if key.startswith("X-Kmem") and section in ("Service", "Slice"):
         raise UnitFileError(
-            assignment.place, f"unknown key {key}=; known are X-KmemMax= and X-KmemInject="
+            assignment.place,
+            f"unknown key {key}=; known are X-KmemMax=, X-KmemInject= and X-KmemKinds=",
         )
     if section.startswith("X-") or key.startswith("X-"):
         return Noted(assignment, Handling.IGNORED)

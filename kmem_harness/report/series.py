@@ -80,11 +80,14 @@ def curve_below(path: str, reports: Sequence[Mapping[str, Any]], zero: float) ->
 
 
 def kinds_of(reports: Iterable[Mapping[str, Any]]) -> list[str]:
-    """List the kinds that were ever charged or refused, in the reports' own order."""
+    """List the kinds that were ever charged or refused, in the reports' own order.
+
+    One that a census found to be another is charged as that in the end, and drawn while it was not.
+    """
     found: dict[str, None] = {}
     for one in reports:
         for kind, row in one["kinds"].items():
-            if row["charged"] or row["refused"]:
+            if row["charged"] or row["refused"] or kind in one["timeline"]["live"]:
                 found[kind] = None
     return list(found)
 

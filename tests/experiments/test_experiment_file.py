@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import copy
+import re
+import sys
+from pathlib import Path
 
 import pytest
 
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.experiments import load, parse
 from tests.experiments.tables import forkers
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PROBE = {"tcp": "127.0.0.1:{port}", "send": "x", "expect": "y"}
 
@@ -134,3 +142,11 @@ def test_load_when_file_is_no_toml_then_names_the_file(tmp_path, text):
 def test_digest_when_anything_differs_then_differs():
     assert parse(forkers()).digest == parse(forkers()).digest
     assert parse(forkers(seed=1)).digest != parse(forkers()).digest
+
+
+def test_readme_when_its_experiment_is_read_then_is_one():
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(name = .*?)```", readme, re.DOTALL)
+    experiment = parse(tomllib.loads(text))
+    assert [box.name for box in experiment.boxes] == ["redis"]
+    assert experiment.vary.bisection.high == 8 << 20

@@ -46,6 +46,12 @@ def test_usage_figure_when_made_then_stacks_bytes_of_each_kind_at_each_second():
     assert traces["usage-0: kmem limit 32.0K"]["y"] == [32768, 32768]
 
 
+def test_usage_figure_when_a_kind_was_found_to_be_another_then_is_drawn_while_it_was_not():
+    one = report("/local/a")
+    one["kinds"]["task"] |= {"charged": 0, "uncharged": 0}
+    assert Reader(render_html([one])).traces["usage-0: task"]["y"] == [8192, 16384, 16384, 0]
+
+
 def test_usage_figure_of_a_slice_when_two_boxes_overlap_then_adds_them_up():
     reports = [report("/web.slice/a"), report("/web.slice/b", began=1000.25)]
     slice_ = {

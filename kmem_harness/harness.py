@@ -338,10 +338,7 @@ class Harness:
         """Read fault rules, those among them that plugins have a name for. Raises: FaultRuleError."""
         if not faults:
             return []
-        named: dict[str, str] = {}
-        for offered in reversed(self.hooks.call("kmem_fault_rules")):
-            named.update(offered)
-        return [rule.text for rule in parse_rules(faults, named)]
+        return [rule.text for rule in parse_rules(faults, self.hooks.fault_rules())]
 
     def _ask_prices(self, kinds: dict[str, LiveKind]) -> dict[str, LiveKind]:
         """Let plugins change what the kinds of objects cost."""

@@ -67,6 +67,13 @@ class Hooks:
         """Say whether any plugin implements *hook*."""
         return bool(getattr(self.manager.hook, hook).get_hookimpls())
 
+    def fault_rules(self) -> dict[str, str]:
+        """Give the fault rules that plugins offer, by name; the plugin called first wins."""
+        named: dict[str, str] = {}
+        for offered in reversed(self.call("kmem_fault_rules")):
+            named.update(offered)
+        return named
+
     def call(self, hook: str, **arguments: Any) -> Any:
         """Call one hook. Raises: PluginError naming who failed; what our own plugins raise, as it is."""
         caller = getattr(self.manager.hook, hook)

@@ -51,7 +51,7 @@ TOP: dict[str, set[str]] = {
     "report": {"core"},
     "run_command": {*_JOINED, "report"},
     "demos": {*_JOINED, "run_command"},
-    "pytest_plugin": {*_JOINED, "docker", "report"},
+    "pytest_plugin": {*_JOINED, "experiments", "docker", "report"},
     "replay": _JOINED,
     "experiments": {*_JOINED, "report", "services"},
     "top": {"core", "controller.client"},

@@ -108,7 +108,7 @@ def judge(
         return [Finding("failed", outcome.failure)]
     if outcome.timed_out:
         return [Finding("hang", f"still ran after {outcome.seconds:.1f} s")]
-    if outcome.signal is not None:
+    if outcome.signal is not None and outcome.signal != normal.signal:
         return [Finding("crash", _signal_name(outcome.signal))]
     found = []
     fine = outcome.status < _SIGNALLED if exits is None else outcome.status in exits

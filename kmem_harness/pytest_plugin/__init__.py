@@ -31,6 +31,7 @@ from kmem_harness.pytest_plugin.session import (
     pytest_report_header,
 )
 from kmem_harness.pytest_plugin.settings import Settings
+from kmem_harness.pytest_plugin.sweeping import pytest_pyfunc_call
 
 __all__ = [
     "ContainerFactory",
@@ -47,6 +48,7 @@ __all__ = [
     "pytest_configure",
     "pytest_enter_pdb",
     "pytest_leave_pdb",
+    "pytest_pyfunc_call",
     "pytest_report_header",
     "pytest_report_teststatus",
     "pytest_runtest_call",

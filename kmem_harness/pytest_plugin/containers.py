@@ -71,6 +71,8 @@ class ContainerFactory:
         unlimited = limit.size is None and kmem_limit is None
         mode = "observe" if unlimited and limit.counted else limit.mode
         options = {"mode": mode, "kinds": limit.kinds, **options}
+        options["faults"] = (*self._record.faults, *options.get("faults", ()))
+        options["look_at_end"] = self._record.looks_at_end or options.get("look_at_end", False)
         options.setdefault("runtime", "docker" if image else self._settings.runtime)
         if options["runtime"] == "docker":
             image = image or self._settings.image

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kmem_harness.pytest_plugin.containers import ContainerFactory
+from kmem_harness.pytest_plugin.fault_markers import fault_rules_of, sweep_of
 from kmem_harness.pytest_plugin.markers import limit_of
 from kmem_harness.pytest_plugin.records import SESSION, begin
 from kmem_harness.pytest_plugin.settings import SETTINGS
@@ -110,6 +112,10 @@ def _factory(
 ) -> Iterator[ContainerFactory]:
     settings = request.config.stash[SETTINGS]
     record = begin(request, memcg, limit_of(request.node, settings))
+    record.faults = fault_rules_of(request.node)
+    if sweep_of(request.node) is not None:
+        with suppress(pytest.FixtureLookupError):  # before pytest 9, a plugin's
+            record.subtests = request.getfixturevalue("subtests")
     factory = ContainerFactory(harness, record, settings)
     failed_before = request.session.testsfailed
     yield factory

@@ -6,13 +6,15 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
+from kmem_harness.pytest_plugin.fault_markers import judge_fault_markers
+from kmem_harness.pytest_plugin.nearest import read_nearest
 from kmem_harness.pytest_plugin.reading import check_size
 from kmem_harness.pytest_plugin.settings import SETTINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+    import pytest
 
     from kmem_harness.pytest_plugin.settings import Settings
 
@@ -51,6 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Judge every marker before the first test runs."""
     for item in items:
         limit_of(item, config.stash[SETTINGS])
+        judge_fault_markers(item)
 
 
 def limit_of(node: pytest.Item | pytest.Collector, settings: Settings) -> Limit:
@@ -58,7 +61,7 @@ def limit_of(node: pytest.Item | pytest.Collector, settings: Settings) -> Limit:
 
     Raises: pytest.UsageError naming the test.
     """
-    size, mode, kinds = _read_nearest(node, "limit_kmem", _LIMIT_KMEM, _read_limit) or (
+    size, mode, kinds = read_nearest(node, "limit_kmem", _LIMIT_KMEM, _read_limit) or (
         settings.limit,
         "enforce",
         None,
@@ -72,29 +75,8 @@ def leaks_allowed(node: pytest.Item | pytest.Collector) -> int | None:
 
     Raises: pytest.UsageError naming the test.
     """
-    nbytes: int | None = _read_nearest(node, "limit_kmem_leaks", _LIMIT_KMEM_LEAKS, _read_leaks)
+    nbytes: int | None = read_nearest(node, "limit_kmem_leaks", _LIMIT_KMEM_LEAKS, _read_leaks)
     return nbytes
-
-
-def _read_nearest(
-    node: pytest.Item | pytest.Collector,
-    name: str,
-    signature: inspect.Signature,
-    read: Callable[..., Any],
-) -> Any:
-    nearest = list(node.iter_markers_with_node(name))
-    if not nearest:
-        return None
-    where, marker = nearest[0]
-    try:
-        if len(nearest) > 1 and nearest[1][0] is where:
-            raise ValueError("is there twice; which of the two holds?")  # noqa: TRY301
-        given = signature.bind(*marker.args, **marker.kwargs)
-        given.apply_defaults()
-        return read(**given.arguments)
-    except (TypeError, ValueError) as error:
-        message = f"{node.nodeid}: marker {name}{signature}: {error}"
-        raise pytest.UsageError(message) from error
 
 
 def _read_limit(size: Any, kinds: Any, mode: Any) -> tuple[Any, str, Sequence[str] | None]:

@@ -29,6 +29,11 @@ class Record:
         self.memcg = memcg
         self.limit = limit
         self.boxes: list[Box] = []
+        #: The fault rules of every container, and whether its end is looked at: a sweep's.
+        self.faults: tuple[str, ...] = ()
+        self.looks_at_end = False
+        #: pytest's own ``subtests`` for a sweep, where this pytest has such.
+        self.subtests: Any = None
         #: Boxes that were ended at their timeout, with it. Units: seconds.
         self.timed_out: dict[Box, float] = {}
         self.settled = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem_harness.pytest_plugin.collecting import Collector
+from kmem_harness.pytest_plugin.fault_markers import FAULT_MARKERS
 from kmem_harness.pytest_plugin.markers import MARKERS
 from kmem_harness.pytest_plugin.settings import OPTIONS, SETTINGS, read_settings
 
@@ -39,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Raises: pytest.UsageError.
     """
-    for line in MARKERS:
+    for line in (*MARKERS, *FAULT_MARKERS):
         config.addinivalue_line("markers", line)
     settings = config.stash[SETTINGS] = read_settings(config)
     if settings.fail_on_increase is not None:

@@ -1,0 +1,117 @@
+"""Read the markers that fail calls on purpose: ``kmem_fault`` and ``kmem_sweep``."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kmem_harness.pytest_plugin.nearest import bind, read_nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kmem_harness.faults.sweep import Plan
+
+__all__ = ["FAULT_MARKERS", "fault_rules_of", "judge_fault_markers", "sweep_of"]
+
+#: As ``pytest --markers`` shows them.
+FAULT_MARKERS = (
+    (
+        "kmem_fault(rule, ...): fail or delay calls in each container of the test, as "
+        '"socket:error=ENOMEM:when=3" says; counted over all processes of a container. Several '
+        "markers add up."
+    ),
+    (
+        'kmem_sweep(max=None, calls="charge", error="ENOMEM", modes=("once", "persist"), '
+        "exits=None): run the test again and again, with the 1st, 2nd, ... charge of its containers "
+        "failed, until none is met, MAX at most; each run is a subtest."
+    ),
+)
+
+# What a marker may say. Its text stands in messages, so it is written as a user writes it.
+_KMEM_FAULT = inspect.signature(lambda rule, *rules: None)  # noqa: ARG005
+_KMEM_SWEEP = inspect.signature(
+    lambda max=None, calls="charge", error="ENOMEM", modes=("once", "persist"), exits=None: None  # noqa: A006, ARG005
+)
+
+
+def judge_fault_markers(item: pytest.Item) -> None:
+    """See that a test's markers can be used. Raises: pytest.UsageError naming the test."""
+    fault_rules_of(item)
+    if sweep_of(item) is None:
+        return
+    if "kmem_container" not in getattr(item, "fixturenames", ()):
+        raise pytest.UsageError(
+            f"{item.nodeid}: marker kmem_sweep fails charges of kmem_container's containers, and "
+            "the test does not use that fixture; add it to the test's arguments"
+        )
+    if not isinstance(item, pytest.Function) or getattr(item, "_testcase", None) is not None:
+        raise pytest.UsageError(
+            f"{item.nodeid}: marker kmem_sweep runs a test function many times, which a method of "
+            "unittest's cannot be; make it a plain function"
+        )
+    if inspect.iscoroutinefunction(getattr(item, "function", None)):
+        raise pytest.UsageError(
+            f"{item.nodeid}: marker kmem_sweep cannot run a coroutine many times; make the test a "
+            "plain function"
+        )
+
+
+def fault_rules_of(node: pytest.Item | pytest.Collector) -> tuple[str, ...]:
+    """Give the rules of all ``kmem_fault`` markers of *node*, the outermost first.
+
+    Raises: pytest.UsageError naming the test.
+    """
+    markers = list(node.iter_markers("kmem_fault"))
+    return tuple(
+        text
+        for marker in reversed(markers)
+        for text in bind(node, marker, _KMEM_FAULT, _read_rules)
+    )
+
+
+def sweep_of(node: pytest.Item | pytest.Collector) -> Plan | None:
+    """Give the plan of the nearest ``kmem_sweep`` marker of *node*, ``None`` if there is none.
+
+    Raises: pytest.UsageError naming the test.
+    """
+    plan: Plan | None = read_nearest(node, "kmem_sweep", _KMEM_SWEEP, _read_sweep)
+    return plan
+
+
+def _read_rules(rule: Any, rules: Sequence[Any]) -> list[str]:
+    from kmem_harness.faults.rule import parse_rules
+    from kmem_harness.hooks import Hooks
+
+    texts = (rule, *rules)
+    try:
+        return [one.text for one in parse_rules(texts)]
+    except ValueError:
+        # It may be a plugin's; those are looked for only then.
+        return [one.text for one in parse_rules(texts, Hooks().fault_rules())]
+
+
+def _read_sweep(max: Any, calls: Any, error: Any, modes: Any, exits: Any) -> Plan:  # noqa: A002 - as in the marker
+    from kmem_harness.faults.sweep import Plan
+
+    for name, value in (("max", max),):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            message = f"{name}={value!r} is no whole number"
+            raise ValueError(message)
+    if isinstance(modes, str):
+        modes = (modes,)
+    if exits is not None and (
+        isinstance(exits, (str, int)) or not all(isinstance(code, int) for code in exits)
+    ):
+        message = f"exits={exits!r} is no list of exit codes; write exits=(0, 1)"
+        raise ValueError(message)
+    return Plan(
+        calls=str(calls),
+        error=str(error),
+        modes=tuple(modes),
+        max=max,
+        exits=None if exits is None else frozenset(exits),
+        compares_output=False,
+    )

@@ -1,0 +1,169 @@
+"""Run a test marked ``kmem_sweep`` again and again, each time with another charge failed."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kmem_harness.pytest_plugin.fault_markers import sweep_of
+from kmem_harness.pytest_plugin.records import RECORD
+from kmem_harness.pytest_plugin.verdicts import KmemFailed
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from kmem_harness.faults.outcome import Finding, Outcome
+    from kmem_harness.faults.sweep import Plan, Result
+    from kmem_harness.harness import Box
+    from kmem_harness.pytest_plugin.records import Record
+
+__all__ = ["pytest_pyfunc_call"]
+
+#: How a test ends a container that is still running; no crash of the program's.
+_ENDED_BY_US = (signal.SIGKILL, signal.SIGTERM)
+_LONGEST_FAILURE = 300
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object | None:
+    """Sweep instead of a single run, where a test asks for that."""
+    if not any(pyfuncitem.iter_markers("kmem_sweep")):
+        return None
+    plan = sweep_of(pyfuncitem)
+    if plan is None:
+        return None
+    _Swept(pyfuncitem, plan).go()
+    return True
+
+
+class _Swept:
+    """One test under a sweep."""
+
+    def __init__(self, item: pytest.Function, plan: Plan) -> None:
+        self._item = item
+        self._plan = plan
+        self._record: Record = item.stash[RECORD]
+        self._rules = self._record.faults
+        self._lines: list[str] = []
+        #: The containers of a run, until it has been judged.
+        self._last: list[Box] = []
+
+    def go(self) -> None:
+        """Sweep. Raises: KmemFailed if anything was found; ConfigurationError as KmemFailed."""
+        from kmem_harness.core.errors import ConfigurationError
+        from kmem_harness.faults.sweep import Sweep
+
+        try:
+            result = Sweep(self._plan, self._run, each=self._tell).go()
+        except ConfigurationError as error:
+            raise KmemFailed("sweep", str(error)) from error
+        finally:
+            self._record.faults = self._rules
+            self._record.looks_at_end = False
+        self._item.user_properties.append(("kmem_sweep_charges", result.normal.charges))
+        if self._record.subtests is None:
+            self._item.add_report_section("call", "kmem sweep", "\n".join(self._lines))
+        if result.groups:
+            raise KmemFailed("sweep", _summary(result))
+
+    def _run(self, rules: tuple[str, ...]) -> Outcome:
+        """Run the test's body once under *rules*."""
+        record, item = self._record, self._item
+        record.faults = (*rules, *self._rules)
+        record.looks_at_end = True
+        self._let_go(self._last)
+        before = len(record.boxes)
+        arguments = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}  # noqa: SLF001 - as pytest's own does
+        failure, timed_out = None, False
+        try:
+            item.obj(**arguments)
+        except pytest.skip.Exception:
+            raise
+        except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - that is a finding
+            timed_out = isinstance(error, TimeoutError)
+            failure = f"{type(error).__name__}: {error}"[:_LONGEST_FAILURE]
+        boxes = self._last = record.boxes[before:]
+        for box in boxes:
+            box.close()
+            timed_out |= record.timed_out.pop(box, None) is not None
+        return _outcome(boxes, None if timed_out else failure, timed_out=timed_out)
+
+    def _tell(self, mode: str, number: int, outcome: Outcome, found: list[Finding]) -> None:
+        """Report one run: as a subtest where there are such."""
+        which = f"charge {number}{'' if mode == 'once' else ' and on'}"
+        where = f"{which}: {outcome.site}" if outcome.site else which
+        self._lines.append(f"{where}: {found[0].detail if found else 'fine'}")
+        if found:
+            self._last = []  # its containers stay in the record, for whoever reads the failure
+        context: AbstractContextManager[Any] = nullcontext()
+        if self._record.subtests is not None:
+            context = self._record.subtests.test(msg=where)
+        elif found:
+            return  # the summary fails the test
+        with context:
+            if found:
+                cards = "".join(f"\n  {_card(card)}" for card in outcome.cards[:3])
+                raise KmemFailed(
+                    "sweep", f"{where}: {', '.join(one.detail for one in found)}{cards}"
+                )
+
+    def _let_go(self, boxes: list[Box]) -> None:
+        """Forget the containers of a run that went well: there may be thousands."""
+        for box in boxes:
+            self._record.boxes.remove(box)
+            with suppress(OSError):
+                box.memcg.remove()
+
+
+def _outcome(boxes: list[Box], failure: str | None, *, timed_out: bool) -> Outcome:
+    """Make one outcome of all containers of a run: what is wrong with any is wrong with it."""
+    from dataclasses import replace
+
+    from kmem_harness.experiments.sweep_runs import outcome_of
+    from kmem_harness.faults.outcome import Outcome
+
+    each = [outcome_of(report) for report in (box.report() for box in boxes) if "faults" in report]
+    if not each:
+        return Outcome(0, failure=failure, timed_out=timed_out)
+    first = next((one for one in each if one.failed), each[0])
+    signals = [one.signal for one in each if one.signal not in (None, *_ENDED_BY_US)]
+    exits = [one.status for one in each if one.signal is None]
+    holds: dict[str, int] = {}
+    for one in each:
+        for kind, count in (one.holds or {}).items():
+            holds[kind] = holds.get(kind, 0) + count
+    return replace(
+        first,
+        status=max(exits, default=0),
+        signal=signals[0] if signals else None,
+        charges=max(one.charges for one in each),
+        failed=sum(one.failed for one in each),
+        holds=holds if all(one.holds is not None for one in each) else None,
+        others=tuple(name for one in each for name in one.others or ()),
+        cards=tuple(card for one in each for card in one.cards),
+        seconds=sum(box.report()["wall_seconds"] for box in boxes),
+        failure=failure,
+        timed_out=timed_out,
+    )
+
+
+def _card(card: Any) -> str:
+    return (
+        f"{card['syscall']} by {card['comm']}[{card['pid']}]: {card['errno']} "
+        f"({card['kind']}), call {card['nth_of_call']} of its name; rule {card['rule']}"
+    )
+
+
+def _summary(result: Result) -> str:
+    swept = ", ".join(f"{count} {mode}" for mode, count in result.swept.items())
+    lines = [f"{result.normal.charges} charges without a fault; failed in turn: {swept}"]
+    for group in result.groups:
+        again = "" if group.reproduced else " (it did not show again)"
+        lines.append(
+            f"{group.what}: {group.site}, in {len(group.runs)} runs: {group.detail}{again}"
+        )
+        lines.append(f"  {group.marker}")
+    return "\n".join(lines)

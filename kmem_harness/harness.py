@@ -14,6 +14,7 @@ from kmem_harness.controller.client import Controller, ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.sizes import UNLIMITED
+from kmem_harness.costs.added import added_kinds
 from kmem_harness.costs.kinds import check_kinds
 from kmem_harness.costs.live import LiveKind, live_kinds, makers, only_kinds
 from kmem_harness.costs.table import load_costs
@@ -330,9 +331,15 @@ class Harness:
     def _kinds(self, chosen: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         """Price each kind of object; what was not chosen costs nothing, and is not trapped."""
         priced = self._ask_prices(live_kinds(self._costs))
-        return {
-            name: kind.request() for name, kind in only_kinds(priced, check_kinds(chosen)).items()
-        }
+        offers = self.hooks.call("kmem_cost_kinds", kernel=self.kernel)
+        added = added_kinds(offers, priced) if offers else {}
+        if added and chosen is not None and not isinstance(chosen, str):
+            ours = [name for name in chosen if name not in added]
+            added = {name: kind for name, kind in added.items() if name in chosen}
+            wanted = check_kinds(ours) if ours or not added else frozenset[str]()
+        else:
+            wanted = check_kinds(chosen)
+        return {name: kind.request() for name, kind in only_kinds(priced, wanted).items()} | added
 
     def _rules(self, faults: Sequence[str]) -> list[str]:
         """Read fault rules, those among them that plugins have a name for. Raises: FaultRuleError."""

@@ -154,6 +154,20 @@ def kmem_price_syscall(syscall: str, kind: str, nbytes: int, kernel: str) -> int
 
 
 @hookspec
+def kmem_cost_kinds(kernel: str) -> Mapping[str, Mapping[str, Any]]:
+    """Add kinds of objects: ``{"key": {"syscalls": ["add_key"], "nbytes": 256, "errno": "ENOMEM"}}``.
+
+    When: once for each container, before its account is opened. Each of ``syscalls`` is one that
+    is not charged so far; it makes one object of this kind, and fails with ``errno`` ("ENOMEM", if
+    left out) where a limit refuses that. No census knows such an object: it stays charged until its
+    container is over. All results count; of two kinds with one name, the one whose plugin is called
+    first. Failure: the container is never made.
+
+    :param kernel: the profile emulated.
+    """
+
+
+@hookspec
 def kmem_fault_rules() -> Mapping[str, str]:
     """Offer fault rules by name: ``{"no-sockets": "socket,socketpair:error=ENOBUFS"}``.
 

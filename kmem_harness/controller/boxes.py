@@ -30,7 +30,7 @@ from kmem_harness.controller.handshake import Handshake, Taken
 from kmem_harness.controller.legacy import Legacy, carry_out
 from kmem_harness.controller.loop import HANGUP, READABLE, Loop
 from kmem_harness.controller.native import RuntimeHandshake
-from kmem_harness.controller.pricing import Pricing, families, make_pricing
+from kmem_harness.controller.pricing import Pricing, add_kinds, families, make_pricing
 from kmem_harness.controller.recording import RecordingFile
 from kmem_harness.core.errors import ConfigurationError, ShimError
 from kmem_harness.interposer.census import DescendantCensus, NamespaceCensus
@@ -194,6 +194,13 @@ class Boxes:
             pricing = (
                 make_pricing(kinds, self._architecture, box.table_grows) if bounded else Pricing()
             )
+            if bounded:
+                made_by = {
+                    kind: cost["made_by"]
+                    for kind, cost in request["kinds"].items()
+                    if "made_by" in cost
+                }
+                add_kinds(pricing, kinds, made_by, self._architecture)
             box.prices = pricing.prices
             if box.faults is not None:
                 box.faults.narrow(pricing.only_if)

@@ -12,11 +12,11 @@ from kmem_harness.interposer.filter import Condition
 from kmem_harness.interposer.memory_maps import table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from kmem_harness.interposer.syscalls import Architecture
 
-__all__ = ["Pricing", "families", "make_pricing"]
+__all__ = ["Pricing", "add_kinds", "families", "make_pricing"]
 
 _NEW_DESCRIPTOR = 7  # argument 1 of dup2 and dup3, in a notification
 
@@ -60,6 +60,24 @@ def make_pricing(
             if narrowed is not None:
                 pricing.only_if[name] = _condition(narrowed)
     return pricing
+
+
+def add_kinds(
+    pricing: Pricing,
+    kinds: Mapping[str, Kind],
+    made_by: Mapping[str, Sequence[str]],
+    architecture: Architecture,
+) -> None:
+    """Price the kinds of *made_by*, each by the calls that make one of it."""
+    makes: dict[str, dict[Kind, int]] = {}
+    for kind, syscalls in made_by.items():
+        for name in syscalls:
+            makes.setdefault(name, {})[kinds[kind]] = 1
+    for name, counts in makes.items():
+        number = architecture.numbers.get(name)
+        if number is not None and number not in pricing.prices:
+            charge = Charge(name, number, tuple(counts.items()))
+            pricing.prices[number] = Price(name, (((), charge),))
 
 
 class _TablePrice(Price):

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from kmem_harness.interposer.descriptors import Descriptors, count_descriptors
 from kmem_harness.interposer.memory_maps import AddressSpaces, Sum
+from kmem_harness.interposer.removals import Removals, held_unlinked
 from kmem_harness.interposer.system_v import count_system_v
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kmem_harness.controller.books import Books, Kind
+    from kmem_harness.controller.books import Books, Charge, Kind
     from kmem_harness.interposer.census import TaskCensus
     from kmem_harness.interposer.file_systems import FileSystems
     from kmem_harness.interposer.processes import BoxProcesses
@@ -312,37 +313,77 @@ class SpacePart:
 class NamePart:
     """Names on file systems: what was made, by what the file systems say they have in use.
 
-    Only differences count, and a look can take back no more than calls since the last one may
-    have made or removed: others use the same file systems, too.
+    Others use the same file systems, too, so only differences count, within what this box's calls
+    can have done since the last look: each may have made a name; as many as were watched being
+    removed, and are held by nobody, are gone; no more are gone than calls may have removed.
     """
 
-    def __init__(self, systems: FileSystems, families: dict[str, dict[str, Kind]]) -> None:
+    def __init__(
+        self,
+        systems: FileSystems,
+        families: dict[str, dict[str, Kind]],
+        processes: BoxProcesses,
+    ) -> None:
         """Place what is charged as the dearest of each of *families*, kinds by class."""
         self._systems = systems
         self._families = families
-        self.kinds = tuple(kind.name for family in families.values() for kind in family.values())
+        self._processes = processes
+        self._kinds = [kind for family in families.values() for kind in family.values()]
+        self.kinds = tuple(kind.name for kind in self._kinds)
         self._used = systems.used()
         #: By device: inodes in use that may be this box's.
         self._alive: dict[str, int] = {}
+        self._evidence = Removals(time.time())
+        self._held: set[tuple[int, int]] = set()
+        #: What had been made, and what was being made, when this was last looked at.
+        self._made = self._under_way = 0
         #: Calls that may have removed a name, or will when what they removed is let go.
-        self.removals = 0
+        self._removals = 0
+
+    def removes(self, tid: int, charge: Charge, notification: tuple[int, ...]) -> None:
+        """Learn that *tid* is about to remove a name."""
+        self._removals += 1
+        self._evidence.watch(tid, charge.syscall, notification)
 
     def count(self, books: Books) -> None:
         """See :class:`Part`."""
+        proven = self._evidence.settle()  # first: it holds what it watches
         used = self._systems.used()
+        most = self._most(books, proven)
         alive = self._alive
         for device, now in used.items():
             change = now - self._used.get(device, now)
             if change < 0:
-                change = -min(-change, self.removals, alive.get(device, 0))
-                self.removals += change
+                change = -min(-change, self._removals, alive.get(device, 0))
+                self._removals += change
             alive[device] = alive.get(device, 0) + change
         self._used = used
+        self._cut(sum(alive.values()) - most)
         placed: dict[str, int] = {}
         for device, nr in alive.items():
             where = self._systems.class_of(device)
             placed[where] = placed.get(where, 0) + nr
         self._enter(books, placed)
+
+    def _most(self, books: Books, proven: int) -> int:
+        """Say how many can be alive at most, by what was called."""
+        made = sum(kind.charged for kind in self._kinds)
+        under_way = sum(books.open(kind) for kind in self._kinds)
+        most = sum(self._alive.values()) + made - self._made + self._under_way
+        self._made, self._under_way = made, under_way
+        held = held_unlinked(self._processes.list()) if proven else None
+        if held is not None:
+            # One that still is in use was counted among the removed.
+            most -= proven - len(held - self._held)
+        self._held = held or set()
+        return max(most, 0)
+
+    def _cut(self, over: int) -> None:
+        """Leave out *over* inodes that others made: on disks first, which others use most."""
+        for device in sorted(self._alive, key=lambda one: self._systems.class_of(one) != "disk"):
+            cut = min(max(over, 0), self._alive[device])
+            self._alive[device] -= cut
+            over -= cut
 
     def _enter(self, books: Books, placed: dict[str, int]) -> None:
         """Bring the books of each class to what was *placed* there."""
@@ -384,6 +425,7 @@ class NamePart:
 
     def close(self) -> None:
         """See :class:`Part`."""
+        self._evidence.close()
         self._systems.close()
 
 

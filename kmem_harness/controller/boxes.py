@@ -355,9 +355,9 @@ class Boxes:
         box.tasks = tasks
         parts: list[Part] = [tasks]
         kinds = box.kinds
+        # An engine's own init may be the target itself; ours never is.
+        processes = BoxProcesses(box.init_pid, with_init=running.lasting)
         if any(kind.included for kind in kinds.values()) or "file" in kinds:
-            # An engine's own init may be the target itself; ours never is.
-            processes = BoxProcesses(box.init_pid, with_init=running.lasting)
             box.spaces = SpacePart(
                 processes,
                 lambda: len(running.joined) + (len(running.outsiders) if running.lasting else 1),
@@ -369,7 +369,7 @@ class Boxes:
             parts += [box.spaces, descriptors]
         names = families(kinds)
         if names:
-            box.names = NamePart(FileSystems(box.init_pid), names)
+            box.names = NamePart(FileSystems(box.init_pid), names, processes)
             parts.append(box.names)
         if any(name in kinds for name in SystemVPart.kinds):
             parts.append(SystemVPart())

@@ -101,7 +101,7 @@ class Gate:
         nbytes = charge.nbytes
         if not nbytes:
             if charge.removes and box.names is not None:
-                box.names.removals += 1
+                box.names.removes(tid, charge, notification)
             listener.allow(notification_id)
             return
         near = nbytes * _NEAR

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from kmem_harness.interposer.processes import read_file, stat_of
 
-__all__ = ["SOCKET_KINDS", "Descriptors", "count_descriptors"]
+__all__ = ["SOCKET_KINDS", "Descriptors", "count_descriptors", "waiting_descriptors"]
 
 #: What the socket file system says of a socket's protocol (system.sockprotoname).
 SOCKET_KINDS = {
@@ -140,7 +140,7 @@ class _Count:
             found.inodes[key] = kind
             found.kinds[kind] += 1
             if kind == "unix-socket":
-                found.in_flight += _waiting(owner, number)
+                found.in_flight += waiting_descriptors(owner, number)
             return
         holders = self._holders.setdefault((number, link), [])
         if any(_same_file(holder, owner, number) for holder in holders[:_MOST_COMPARED]):
@@ -169,7 +169,7 @@ def _kind_by_inode(owner: int, number: str, link: str) -> str:
     return SOCKET_KINDS.get(protocol.rstrip(b"\0"), _OTHER_SOCKET)
 
 
-def _waiting(owner: int, number: str) -> int:
+def waiting_descriptors(owner: int, number: str) -> int:
     """Give how many descriptors wait in the messages a socket has not read."""
     for line in read_file(f"/proc/{owner}/fdinfo/{number}").splitlines():
         if line.startswith(b"scm_fds:"):

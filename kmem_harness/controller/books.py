@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem_harness.core.errors import AccountingError
+from kmem_harness.costs.live import PLACED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from kmem_harness.core.memcg import Memcg
+
+_NAMES = frozenset(name for placed in PLACED.values() for name in placed.values())
 
 __all__ = ["Books", "Charge", "Kind", "Price", "Ticket"]
 
@@ -66,9 +69,9 @@ class Charge:
     """What one call is charged for all that it makes.
 
     ``kind`` is the first of ``parts``, which stands on a refusal's card. ``makes_task``: the
-    caller's children tell whether it is over; ``may_make_thread``: what it made may be a thread.
+    caller's children tell whether it is over; ``on_names``: it makes or removes one;
+    ``may_make_thread``: what it made may be a thread.
     ``copies_memory``: the caller's address space is made once more, and so is charged on top.
-    ``removes``: it makes nothing, and may free a name.
     """
 
     __slots__ = (
@@ -78,8 +81,8 @@ class Charge:
         "may_make_thread",
         "nbytes",
         "number",
+        "on_names",
         "parts",
-        "removes",
         "syscall",
         "uncertain",
     )
@@ -101,8 +104,8 @@ class Charge:
         self.nbytes = sum(kind.nbytes * nr for kind, nr in parts)
         self.kind = parts[0][0] if parts else None
         self.uncertain = uncertain
-        self.removes = removes
         self.copies_memory = copies_memory
+        self.on_names = removes or any(kind.name in _NAMES for kind, _ in parts)
         name = self.kind.name if self.kind else ""
         self.makes_task = name in ("task", "thread")
         self.may_make_thread = name == "thread" or (name == "task" and uncertain)

@@ -15,9 +15,11 @@ from kmem_harness.interposer.census import comm_of, tgid_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kmem_harness.controller.audit import Audit, NamePart, SpacePart, TaskPart
+    from kmem_harness.controller.audit import Audit
     from kmem_harness.controller.books import Charge, Kind, Price
     from kmem_harness.controller.injection import Injection
+    from kmem_harness.controller.name_part import NamePart
+    from kmem_harness.controller.parts import SpacePart, TaskPart
     from kmem_harness.controller.recording import RecordingFile
     from kmem_harness.core.counter import ResourceCounter
     from kmem_harness.core.memcg import Memcg
@@ -113,6 +115,11 @@ class Box:
         whole = charge.with_more(more) if more else charge
         self._forks[tid] = (now + _FORK_SECONDS, charge, whole)
         return whole
+
+    def watch_names(self, tid: int, charge: Charge, notification: tuple[int, ...]) -> None:
+        """Keep an eye on what a call is about to make or remove on a file system."""
+        if self.names is not None:
+            self.names.watch(tid, charge, notification)
 
     def table_grows(self, pid: int) -> None:
         """Keep an eye on a process whose table of descriptors is about to grow."""

@@ -14,22 +14,16 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.controller.audit import (
-    Audit,
-    DescriptorPart,
-    NamePart,
-    Part,
-    SpacePart,
-    SystemVPart,
-    TaskPart,
-)
+from kmem_harness.controller.audit import Audit, Part
 from kmem_harness.controller.books import Kind
 from kmem_harness.controller.box import Box, EventFile
 from kmem_harness.controller.gate import Gate
 from kmem_harness.controller.handshake import Handshake, Taken
 from kmem_harness.controller.legacy import Legacy, carry_out
 from kmem_harness.controller.loop import HANGUP, READABLE, Loop
+from kmem_harness.controller.name_part import NamePart
 from kmem_harness.controller.native import RuntimeHandshake
+from kmem_harness.controller.parts import DescriptorPart, SpacePart, SystemVPart, TaskPart
 from kmem_harness.controller.pricing import Pricing, add_kinds, families, make_pricing
 from kmem_harness.controller.recording import RecordingFile
 from kmem_harness.core.errors import ConfigurationError, ShimError

@@ -98,10 +98,10 @@ class Gate:
             charge = price.choose(notification)
         if charge.copies_memory:
             charge = box.fork_charge(charge, tid, time.monotonic())
+        if charge.on_names:
+            box.watch_names(tid, charge, notification)
         nbytes = charge.nbytes
         if not nbytes:
-            if charge.removes and box.names is not None:
-                box.names.removes(tid, charge, notification)
             listener.allow(notification_id)
             return
         near = nbytes * _NEAR

@@ -19,10 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmem_harness.controller.audit import Audit, TaskPart
+from kmem_harness.controller.audit import Audit
 from kmem_harness.controller.books import Charge, Kind, Price, Ticket
 from kmem_harness.controller.box import Box
 from kmem_harness.controller.gate import PARK_SECONDS, Gate
+from kmem_harness.controller.parts import TaskPart
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
 from kmem_harness.interposer.census import Tasks

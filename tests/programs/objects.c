@@ -227,33 +227,36 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-	struct rlimit most = { 1 << 20, 1 << 20 };
-	long cap = argc > 2 ? strtol(argv[2], NULL, 10) : 0;
-	const char *result = "ok";
-	char byte;
+	struct rlimit descriptors;
+	long cap;
+	int error = 0;
 
-	if (argc > 1 && strcmp(argv[1], "pause") == 0)
+	if (argc == 3 && strcmp(argv[1], "pause") == 0)
 		for (;;)
 			pause();
-	if (setrlimit(RLIMIT_NOFILE, &most) < 0)
-		perror("objects: RLIMIT_NOFILE");
+	if (argc < 3 || argc > 4) {
+		fprintf(stderr, "usage: %s WORKLOAD CAP [DIRECTORY]\n", argv[0]);
+		return EXIT_USAGE;
+	}
+	cap = number(argv[2], "CAP", 1, 200000);
+	if (getrlimit(RLIMIT_NOFILE, &descriptors) == 0) {
+		descriptors.rlim_cur = descriptors.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &descriptors);
+	}
 	if (argc > 3 && chdir(argv[3]) < 0) {
 		perror(argv[3]);
-		return 2;
+		return EXIT_USAGE;
 	}
 	for (size_t i = 0; i < sizeof(workloads) / sizeof(*workloads); i++) {
-		if (argc < 3 || strcmp(argv[1], workloads[i].name) != 0)
+		if (strcmp(argv[1], workloads[i].name) != 0)
 			continue;
 		while (nr_made < cap && workloads[i].make() == 0)
 			nr_made++;
 		if (nr_made < cap)
-			result = errno_name(errno);
-		printf("%ld %s\n", nr_made, result);
-		fflush(stdout);
-		while (read(0, &byte, 1) > 0)
-			;
+			error = errno;
+		printf("objects=%ld errno=%s\n", nr_made, errno_name(error));
 		return 0;
 	}
-	fprintf(stderr, "objects: no workload %s\n", argc > 1 ? argv[1] : "given");
-	return 2;
+	fprintf(stderr, "%s: no such workload: %s\n", argv[0], argv[1]);
+	return EXIT_USAGE;
 }

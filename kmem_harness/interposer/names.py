@@ -1,0 +1,236 @@
+"""Watch names being made and removed, where a file system's own count is blurred by others.
+
+A path in the target's memory only says where to look. That a name is gone is proven by a link
+count of 0 on the inode that was found there; that one was made, by an inode there that is younger
+than the call. Knows procfs and statx; knows no prices.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import struct
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from kmem_harness.interposer.descriptors import waiting_descriptors
+from kmem_harness.interposer.processes import read_file
+
+__all__ = ["REMOVALS", "NameWatch", "Seen", "held_unlinked"]
+
+_PATH_MAX = 4096
+_AT_FDCWD = 0xFFFFFF9C
+#: Where in a notification the arguments begin, and for each call its directory and its path.
+_ARGUMENTS = 6
+REMOVALS = {
+    "unlink": (None, 0),
+    "rmdir": (None, 0),
+    "unlinkat": (0, 1),
+    "rename": (None, 1),
+    "renameat": (2, 3),
+    "renameat2": (2, 3),
+}
+_PLACES = REMOVALS | {
+    "open": (None, 0),
+    "creat": (None, 0),
+    "mkdir": (None, 0),
+    "mknod": (None, 0),
+    "symlink": (None, 1),
+    "openat": (0, 1),
+    "mkdirat": (0, 1),
+    "mknodat": (0, 1),
+    "symlinkat": (1, 2),
+}
+_MAPPED = re.compile(
+    rb"^\S+ \S+ \S+ ([0-9a-f]+):([0-9a-f]+) ([1-9]\d*) .*\(deleted\)$", re.MULTILINE
+)
+_MOST_WATCHED = 256
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+#: An inode's birth may be stamped so much earlier than it happened: a tick of the kernel's clock.
+_TICK_SECONDS = 0.01
+
+# struct statx (include/uapi/linux/stat.h): stx_mask first, stx_btime at 80.
+_NR_STATX = {"x86_64": 332, "aarch64": 291}.get(os.uname().machine)
+_AT_EMPTY_PATH = 0x1000
+_STATX_BTIME = 0x800
+_BTIME = struct.Struct("=qI")
+
+
+@dataclass
+class Seen:
+    """What calls did: names ``made`` and inodes ``gone``, each proven; ``unsure``: perhaps gone."""
+
+    made: int = 0
+    gone: int = 0
+    unsure: int = 0
+
+
+class NameWatch:
+    """Watch the calls of one box that make and remove names, one for each thread.
+
+    Of what is removed only inodes with one name count, born after the box: others are not its own.
+    """
+
+    def __init__(self) -> None:
+        """Take for the box's own what is born from now on."""
+        self._began = time.time()
+        #: By thread: the inode it may be removing.
+        self._going: dict[int, int] = {}
+        #: By thread: the directory, the path in it, and when it was asked for.
+        self._coming: dict[int, tuple[int, bytes, float]] = {}
+        self._libc = ctypes.CDLL(None)
+        self._buffer = ctypes.create_string_buffer(256)
+        self._seen = Seen()
+        self._made: set[tuple[int, int]] = set()
+
+    def watch(self, tid: int, syscall: str, notification: tuple[int, ...]) -> None:
+        """Look at what *tid* is about to do, and at what became of what it did before."""
+        self._judge(tid, over=True)
+        if len(self._going) + len(self._coming) >= _MOST_WATCHED:
+            self._seen.unsure += syscall in REMOVALS
+            return
+        with suppress(OSError, ValueError):
+            base, path = _place(tid, syscall, notification)
+            try:
+                if syscall in REMOVALS:
+                    self._watch_going(tid, os.open(path, _LOOK, dir_fd=base))
+                else:
+                    self._coming[tid] = (base, path, time.time())
+                    base = -1
+            finally:
+                if base >= 0:
+                    os.close(base)
+
+    def settle(self) -> Seen:
+        """Judge what is watched, and give what was seen since the last time.
+
+        A call that has shown no effect yet stays watched: it may be about to run.
+        """
+        for tid in [*self._going, *self._coming]:
+            self._judge(tid, over=not os.path.exists(f"/proc/{tid}"))
+        seen, self._seen = self._seen, Seen()
+        seen.made = len(self._made)
+        self._made.clear()
+        return seen
+
+    def close(self) -> None:
+        """Let go of all."""
+        for tid in [*self._going, *self._coming]:
+            self._judge(tid, over=True)
+
+    def _judge(self, tid: int, *, over: bool) -> None:
+        """See what became of what *tid* was about to do; *over*: that call has returned."""
+        going = self._going.get(tid, -1)
+        if going >= 0:
+            gone = not os.fstat(going).st_nlink
+            self._seen.gone += gone
+            if gone or over:
+                del self._going[tid]
+                os.close(going)
+        coming = self._coming.get(tid)
+        if coming is not None and (self._is_made(*coming) or over):
+            del self._coming[tid]
+            os.close(coming[0])
+
+    def _is_made(self, base: int, path: bytes, asked: float) -> bool:
+        try:
+            fd = os.open(path, _LOOK, dir_fd=base)
+        except (OSError, ValueError):
+            return False
+        status = os.fstat(fd)
+        made = status.st_nlink > 0 and self._birth(fd) >= asked - _TICK_SECONDS
+        os.close(fd)
+        if made:
+            self._made.add((status.st_dev, status.st_ino))
+        return made
+
+    def _watch_going(self, tid: int, fd: int) -> None:
+        born = self._birth(fd)
+        if born >= self._began:
+            self._going[tid] = fd
+        else:
+            self._seen.unsure += not born
+            os.close(fd)
+
+    def _birth(self, fd: int) -> float:
+        """Say when an inode was born, in seconds since the epoch; 0 if nobody knows."""
+        if _NR_STATX is None:
+            return 0.0
+        buffer = self._buffer
+        failed = self._libc.syscall(
+            _NR_STATX, fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, ctypes.byref(buffer)
+        )
+        if failed or not struct.unpack_from("=I", buffer)[0] & _STATX_BTIME:
+            return 0.0
+        seconds, nanoseconds = _BTIME.unpack_from(buffer, 80)
+        return float(seconds + nanoseconds / 1e9)
+
+
+def _place(tid: int, syscall: str, notification: tuple[int, ...]) -> tuple[int, bytes]:
+    """Say where the path of a call leads: a directory, open, and a path in it. Raises: OSError."""
+    directory, path = _PLACES[syscall]
+    memory = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.pread(memory, _PATH_MAX, notification[_ARGUMENTS + path])
+    finally:
+        os.close(memory)
+    text = text.partition(b"\0")[0]
+    at = _AT_FDCWD
+    if directory is not None:
+        at = notification[_ARGUMENTS + directory] & 0xFFFFFFFF
+    if text.startswith(b"/"):
+        base = f"/proc/{tid}/root"
+        text = text.lstrip(b"/") or b"."
+    elif at == _AT_FDCWD:
+        base = f"/proc/{tid}/cwd"
+    else:
+        base = f"/proc/{tid}/fd/{at}"
+    return os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), text
+
+
+def held_unlinked(pids: list[int]) -> set[tuple[int, int]] | None:
+    """Find the inodes without a name that *pids* hold, as (device, inode).
+
+    By descriptors, directories they are in, and mappings. ``None`` where that cannot be told: one of
+    them may not be looked at, or descriptors are in messages under way.
+    """
+    held: set[tuple[int, int]] = set()
+    try:
+        for pid in pids:
+            with suppress(FileNotFoundError, ProcessLookupError):
+                for name in ("cwd", "root"):
+                    _climb(f"/proc/{pid}/{name}", held)
+                for number in os.listdir(f"/proc/{pid}/fd"):
+                    with suppress(FileNotFoundError):
+                        link = f"/proc/{pid}/fd/{number}"
+                        target = os.readlink(link)
+                        if target.startswith("socket:") and waiting_descriptors(pid, number):
+                            return None
+                        if target.startswith("/") and target.endswith(" (deleted)"):
+                            _climb(link, held)
+                for major, minor, inode in _MAPPED.findall(read_file(f"/proc/{pid}/maps")):
+                    held.add((os.makedev(int(major, 16), int(minor, 16)), int(inode)))
+    except OSError:
+        return None
+    return held
+
+
+def _climb(link: str, held: set[tuple[int, int]]) -> None:
+    """Add what *link* leads to, and the directories above it that it keeps, while they have no name."""
+    fd = os.open(link, os.O_PATH | os.O_CLOEXEC)
+    try:
+        while True:
+            status = os.fstat(fd)
+            key = (status.st_dev, status.st_ino)
+            if status.st_nlink or key in held:
+                return
+            held.add(key)
+            if not os.path.isdir(f"/proc/self/fd/{fd}"):
+                return
+            above = os.open("..", os.O_PATH | os.O_CLOEXEC, dir_fd=fd)
+            os.close(fd)
+            fd = above
+    finally:
+        os.close(fd)

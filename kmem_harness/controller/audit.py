@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Audit", "Part"]
 
 #: Before a refusal, a part this quick is counted again each time; a slower one gets at most 1/5 of
-#: the time. For a peak that is to be true, each gets 1/10.
+#: the time. For a peak that is to be true, all together get 1/10.
 _QUICK_SECONDS = 0.000_25
 _REST = 4.0
 _LONG_REST = 9.0
@@ -56,9 +56,10 @@ class _Timed:
         """What a look costs: the average keeps one that was held up from looking like a large box."""
         return min(self.last, self.total / self.count) if self.count else 0.0
 
-    def is_due(self, now: float, rest: float) -> bool:
-        """Say whether it has rested *rest* times as long as it took."""
-        return now >= self.began + self.cost * (1 + rest)
+    def is_due(self, now: float) -> bool:
+        """Say whether it is quick, or has rested."""
+        cost = self.cost
+        return cost < _QUICK_SECONDS or now >= self.began + cost * (1 + _REST)
 
     def run(self, books: Books) -> None:
         self.began = began = time.monotonic()
@@ -74,6 +75,7 @@ class Audit:
     def __init__(self, books: Books, parts: list[Part]) -> None:
         """Count *parts*, as far as the books have their kinds, into *books*."""
         self._books = books
+        self._rested = 0.0
         self._parts = [
             _Timed(part) for part in parts if any(kind in books.kinds for kind in part.kinds)
         ]
@@ -108,17 +110,21 @@ class Audit:
             left = sum(later.part.potential(books) for later in self._parts[number:])
             if left < target - books.lowered_nbytes:
                 break  # however much of it is gone, it is not enough
-            if forced or timed.cost < _QUICK_SECONDS or timed.is_due(now, _REST):
+            if forced or timed.is_due(now):
                 timed.run(books)
             else:
                 sure = False
         return sure
 
     def due_parts(self, now: float) -> None:
-        """Count what is due, for a peak that is to be true."""
+        """Count everything, for a peak that is to be true, unless that was done just now."""
+        if now < self._rested:
+            return
         for timed in self._parts:
-            if timed.is_due(now, _LONG_REST):
-                timed.run(self._books)
+            timed.run(self._books)
+        end = time.monotonic()
+        if end - now > _QUICK_SECONDS:
+            self._rested = end + (end - now) * _LONG_REST
 
     def close(self) -> None:
         """Let go of what the parts hold open."""

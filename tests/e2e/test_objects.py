@@ -1,0 +1,190 @@
+"""Objects of every kind: as many as a real kernel admitted, seen when freed, and none to be hidden."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kmem_harness.core.sizes import parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.command_line import CommandLine, Outcome
+    from tests.support.programs import Programs
+
+ORACLE = Path(__file__).parents[2].parent / "shared" / "oracle" / "linux-5.10"
+#: By the recordings' names; a real kernel's page tables are filled by faults, which nothing gates.
+CLIFFS = [
+    *("fork-pause", "fork-exec", "pthread", "open-file", "pipe", "unix-socket", "tcp-socket"),
+    *("eventfd", "mmap-vma", "mkdir-flat-tmpfs", "mkdir-chain-tmpfs"),
+    *("mkdir-chain-ext4", "create-ext4", "fdtable-dup2"),
+]
+CHURNS = {
+    "fork": 50 * 87_233,
+    "open": 50 * 264,
+    "pipe": 50 * 2_576,
+    "socket": 50 * 2_400,
+    "create": 50 * 1_664,
+    "mkdir": 50 * 1_522,
+    "mmap": 50 * 208,
+}
+#: What one object that is really kept costs at least, by trick.
+TRICKS = {
+    "in-message": 2_576,
+    "mapped-memfd": 1_192 + 208,
+    "unlinked-and-open": 928 + 264,
+    "unlinked-and-mapped": 928 + 264 + 208,
+    "renamed": 928,
+    "removed-in-vain": 928,
+    "removed-directory-held": 928 + 264,
+    "duplicated": 264,
+    "in-shared-table": 264,
+    "left-to-child": 87_233,
+}
+#: Of a process, so much is in no price: the first process was made outside.
+FIRST_PROCESS = 25 * 208
+
+
+def is_tmpfs(path: str) -> bool:
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    above = [(where, kind) for where, kind in mounts if path.startswith(where)]
+    return max(above, key=lambda mount: len(mount[0]))[1] == "tmpfs"
+
+
+def directory_on(system: str) -> Path:
+    """Make a directory on a tmpfs, or on a disk, wherever there is one."""
+    places = ["/dev/shm", tempfile.gettempdir(), str(Path.home()), os.getcwd()]  # noqa: PTH109
+    for place in places:
+        if os.access(place, os.W_OK) and is_tmpfs(place) == (system == "tmpfs"):
+            return Path(tempfile.mkdtemp(prefix="kmem-objects-", dir=place))
+    pytest.skip(f"no writable directory on a {system} among {', '.join(places)}")
+
+
+def remove(directory: Path) -> None:
+    """Take away what may be thousands of levels deep."""
+    subprocess.run(["rm", "-rf", str(directory)], check=True)
+
+
+@pytest.fixture
+def somewhere() -> Iterator[Callable[[str], Path]]:
+    """Give a function that makes a directory on a tmpfs or a disk; it is gone after the test."""
+    with ExitStack() as each:
+
+        def make(system: str) -> Path:
+            directory = directory_on(system)
+            each.callback(remove, directory)
+            return directory
+
+        yield make
+
+
+def assert_books_balance(outcome: Outcome) -> None:
+    kmem = outcome.kmem
+    assert kmem["max_usage"] <= kmem["limit"]
+    assert kmem["usage"] == 0
+    for kind in outcome.report["kinds"].values():
+        assert kind["charged"] == kind["uncharged"]
+
+
+def recorded(workload: str, limit: str) -> tuple[int, set[str]]:
+    """Give how many objects a real kernel made under *limit*, and the errnos it ever gave."""
+    file = ORACLE / f"cliff-{workload}.json"
+    if not file.exists():
+        pytest.skip(f"no recordings in {ORACLE.name}")
+    data = json.loads(file.read_text())
+    runs = [*data["runs"], *data.get("repeats", [])]
+    errnos = {run["errno"] for run in runs} | {
+        errno for run in runs for errno in run.get("next_100") or {}
+    }
+    (objects,) = {run["objects"] for run in data["runs"] if run["limit_text"] == limit}
+    # A child whose fault waits for ever was made, and the next one is refused.
+    return objects, (errnos | ({"ENOMEM"} if "STUCK" in errnos else set())) - {"STUCK", "ok"}
+
+
+@pytest.mark.parametrize(
+    "limit",
+    ["1M", pytest.param("4M", marks=pytest.mark.slow), pytest.param("16M", marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize("workload", CLIFFS)
+def test_objects_when_limit_is_met_then_as_many_as_on_a_real_kernel(
+    workload: str,
+    limit: str,
+    command_line: CommandLine,
+    programs: Programs,
+    somewhere: Callable[[str], Path],
+) -> None:
+    name, _, system = workload.rpartition("-")
+    where: list[str] = []
+    if system in ("tmpfs", "ext4"):
+        where = [str(somewhere("tmpfs" if system == "tmpfs" else "disk"))]
+    else:
+        name = workload
+    objects, errnos = recorded(workload, limit)
+    command = [str(programs["objects"]), name, "200000", *where]
+    outcome = command_line.run(command, "--kernel", "5.10", "--kmem-limit", limit)
+    tally = outcome.tally()
+    if tally["errno"] in ("EMFILE", "other"):
+        pytest.skip("this host allows too few descriptors (ulimit -Hn) to get there")
+    share = 0.2 if name == "create" else 0.1
+    assert int(tally["objects"]) == pytest.approx(objects, rel=share)
+    assert tally["errno"] in errnos
+    assert_books_balance(outcome)
+
+
+@pytest.mark.parametrize("cycles", [2_000, pytest.param(200_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("what", "system"),
+    [*((what, "tmpfs") for what in CHURNS), ("create", "disk"), ("mkdir", "disk")],
+)
+def test_churn_when_limit_has_room_for_fifty_then_frees_are_seen_and_nothing_is_refused(
+    what: str,
+    system: str,
+    cycles: int,
+    command_line: CommandLine,
+    programs: Programs,
+    somewhere: Callable[[str], Path],
+) -> None:
+    command = [str(programs["churn"]), what, str(cycles), str(somewhere(system))]
+    outcome = command_line.run(command, "--kmem-limit", str(CHURNS[what]))
+    assert outcome.tally() == {"done": str(cycles), "failures": "0", "first_errno": "none"}
+    assert outcome.report["refusals"]["total"] == 0
+    assert_books_balance(outcome)
+
+
+@pytest.mark.parametrize(
+    ("trick", "system"),
+    [
+        *((trick, "tmpfs") for trick in TRICKS),
+        *((trick, "disk") for trick in TRICKS if trick.startswith(("unlinked", "re"))),
+    ],
+)
+def test_objects_when_made_to_look_freed_then_no_more_are_kept_than_the_limit_admits(
+    trick: str,
+    system: str,
+    command_line: CommandLine,
+    programs: Programs,
+    somewhere: Callable[[str], Path],
+) -> None:
+    command = [str(programs["shed"]), trick, "200000", str(somewhere(system))]
+    outcome = command_line.run(command, "--kmem-limit", "1M")
+    tally = outcome.tally()
+    assert tally["errno"] in ("ENOMEM", "ENFILE", "ENOSPC")
+    assert int(tally["alive"]) * TRICKS[trick] <= parse_size("1M") + FIRST_PROCESS
+    assert_books_balance(outcome)
+
+
+def test_peak_when_a_load_is_repeated_then_is_the_same_within_a_hundredth(
+    command_line: CommandLine, programs: Programs
+) -> None:
+    command = [str(programs["objects"]), "pipe", "2000"]
+    peaks = [command_line.run(command, "--kmem-limit", "16M").kmem["max_usage"] for _ in range(2)]
+    assert peaks[0] == pytest.approx(peaks[1], rel=0.01)
+    assert peaks[0] == pytest.approx(2000 * 2_576, rel=0.02)

@@ -106,6 +106,8 @@ class Box:
         self.filtered = socket is not None
         #: Whether its engine's runtime installs the filter, and not our shim.
         self.native = False
+        #: Whether fault rules count its calls.
+        self.has_faults = False
         self.controller_died = False
         self.closed = False
         self._session = session

@@ -290,6 +290,7 @@ class Harness:
             fires_own_hooks=runtime.fires_own_hooks,
         )
         box = Box(session, spec, handle, own_memcg=own, socket=armed["socket"])
+        box.has_faults = bool(rules)
         with self._lock:
             self._boxes = [one for one in self._boxes if not one.closed]
             self._boxes.append(box)

@@ -224,13 +224,30 @@ class DockerRuntime:
         self._watcher.close()
         self.client.close()
 
+    def _listens_natively(self, box: Box, config: dict[str, Any]) -> bool:
+        """Say whether the engine's runtime shall install the filter.
+
+        Raises: ConfigurationError, UnsupportedHostError if it was told to and cannot.
+        """
+        asked = self._harness.docker_listener
+        # A profile, or its file, would have to be put where the engine is; and a fault rule would
+        # count what the runtime itself calls before it is the command.
+        why_not = "fault rules" if box.has_faults else "a controller elsewhere" * self.remote
+        if not why_not:
+            return self.native.chosen(asked, config)
+        if asked == "native":
+            raise ConfigurationError(
+                f"docker listener 'native' cannot be had together with {why_not}; use the shim "
+                "(--docker-listener shim)"
+            )
+        return False
+
     def _rewrite(self, spec: ContainerSpec, *, box: Box, image: dict[str, Any]) -> None:
         """Put the container under its filter, if anything limits it, and label it."""
         spec.config["Labels"] = spec.labels
         if box.socket is None:
             return
-        # A profile, or its file, would have to be put where the engine is.
-        if not self.remote and self.native.chosen(self._harness.docker_listener, spec.config):
+        if self._listens_natively(box, spec.config):
             if spec.command != wrapping.command_of(spec.config, image):  # a plugin changed it
                 wrapping.set_command(spec.config, spec.command)
             self.native.put_into(spec.config, box.listen_natively)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from kmem_harness.core.errors import ConfigurationError
+from tests.docker_matrix.images import BUSYBOX
 from tests.docker_matrix.test_bombs import (
     test_exec_then_counts_in_the_same_memcg,
     test_exec_when_done_behind_our_back_then_is_bound_or_reported_as_a_breach,
@@ -15,6 +19,9 @@ from tests.docker_matrix.test_clients import (
     test_patch_when_code_knows_docker_py_only_then_contains_it,
 )
 from tests.docker_matrix.test_shapes import test_exit_status_then_is_the_containers
+
+if TYPE_CHECKING:
+    from kmem_harness import Harness
 
 __all__ = [
     "test_exec_then_counts_in_the_same_memcg",
@@ -31,3 +38,9 @@ __all__ = [
 def listener() -> str:
     """Have podman's runtime install the filter, and fail where it does not."""
     return "native"
+
+
+def test_run_when_it_has_fault_rules_then_native_cannot_be_had(harness: Harness) -> None:
+    """A rule would count what the runtime itself calls before it is the command."""
+    with pytest.raises(ConfigurationError, match="together with fault rules"):
+        harness.run(["true"], image=BUSYBOX, faults=["openat:error=ENOMEM:when=3"])

@@ -5,7 +5,10 @@ Arguments: KERNEL DIRECTORY CONNECTION_FD OWNER_PIDFD
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import os
+import resource
 import signal
 import socket
 import sys
@@ -18,6 +21,8 @@ from kmem_harness.core.tree import MemcgTree
 
 __all__ = ["main"]
 
+_PR_SET_DUMPABLE = 4
+
 
 def main() -> None:
     """Serve until the owner closes the connection or dies; then end every box and go."""
@@ -25,6 +30,7 @@ def main() -> None:
     # The terminal's signals are for the target and the owner; we go when the owner goes.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
+    _harden()
     loop = Loop()
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     tree = MemcgTree(profile_named(kernel), stock=False, use_hierarchy=True)
@@ -39,6 +45,19 @@ def main() -> None:
             loop.run()
     finally:
         server.end_all()
+
+
+def _harden() -> None:
+    """Let no other process of our user read or write our memory, and have room for many boxes.
+
+    No core dump either: one could show what boxes were given. Nobody but root may trace us then.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) < 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    os.umask(0o077)
 
 
 if __name__ == "__main__":

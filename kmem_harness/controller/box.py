@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller.books import Books
 from kmem_harness.controller.timeline import Timeline
+from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.interposer.census import comm_of, tgid_of
 
 if TYPE_CHECKING:
@@ -40,11 +42,11 @@ class EventFile:
 
     def __init__(self, fd: int) -> None:
         """Take over *fd*."""
-        self._fd = fd
+        self._fd = _never_waiting(fd)
         self.lost = 0
 
     def write(self, event: dict[str, Any]) -> None:
-        """Append one event; a full disk loses it, which is counted."""
+        """Append one event; a full disk, or a reader that does not read, loses it: it is counted."""
         line = (json.dumps(event) + "\n").encode()
         try:
             if os.write(self._fd, line) != len(line):
@@ -55,6 +57,23 @@ class EventFile:
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._fd)
+
+
+def _never_waiting(fd: int) -> int:
+    """Give a descriptor of the same file, whose reader cannot keep us: every box waits for us.
+
+    Takes over *fd*. Not O_NONBLOCK on it: others, such as the owner, share what it stands for.
+    """
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    try:
+        own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        os.close(fd)
+        reason = "events go to a file, a named pipe or a terminal that can be opened for writing"
+        raise ConfigurationError(f"{reason}: {error.strerror}") from error
+    os.close(fd)
+    return own
 
 
 class Box:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kmem_harness.controller.loop import OUT_OF_DESCRIPTORS
+from kmem_harness.controller.peers import credentials_of, parent_of
 from kmem_harness.controller.protocol import close_all, receive_with_fds
 from kmem_harness.core.errors import ShimError
 from kmem_harness.interposer.filter import MAGIC
@@ -31,7 +34,6 @@ TIMEOUT_SECONDS = 10.0
 MAX_PEERS = 64
 
 _OUTCOME = struct.Struct("=IiI20s")  # struct outcome of shim.c
-_CREDENTIALS = struct.Struct("=iII")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ class Handshake:
         self._may_join = may_join
         self._expected: int | None = None
         self._peers: dict[socket.socket, int] = {}
+        #: When each has been silent for too long; the first to come is the first in here.
+        self._deadlines: dict[socket.socket, float] = {}
+        self._keeping_time = False
         # Judged while they live: a shim that fails is dead before its message is read.
         self._trusted: dict[socket.socket, bool] = {}  # whether it joins
         if may_join is not None:
@@ -118,23 +123,26 @@ class Handshake:
             return
         try:
             peer, _address = self._socket.accept()
-        except OSError:  # it hung up at once, or we are out of descriptors: it will be retried
+        except OSError as error:  # it hung up at once, or there is no room for it now
+            if error.errno in OUT_OF_DESCRIPTORS:
+                self._loop.rest(self._socket, self._accept)
             return
         peer.setblocking(False)
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid = _CREDENTIALS.unpack(credentials)[0]
+        pid, _ = credentials_of(peer)
         if len(self._peers) >= MAX_PEERS:
             self._drop(next(iter(self._peers)))
         self._peers[peer] = pid
         self._loop.watch(peer.fileno(), lambda _: self._hear(peer))
-        self._loop.call_later(TIMEOUT_SECONDS, lambda: self._time_out(peer))
+        self._deadlines[peer] = time.monotonic() + TIMEOUT_SECONDS
+        self._keep_time()
         if self._expected is not None or (self._may_join is not None and self._may_join(pid)):
             self._greet(peer, pid)
 
     def _greet(self, peer: socket.socket, pid: int) -> None:
         if peer in self._trusted:
             return
-        announced = self._expected is not None and self._expected in (pid, _parent_of(pid))
+        expected = self._expected
+        announced = expected is not None and (pid == expected or _is_child(pid, expected))
         if not announced and (self._may_join is None or not self._may_join(pid)):
             self.rejected += 1
             self._drop(peer)
@@ -188,21 +196,31 @@ class Handshake:
             self._expected = None  # the next start has another pid
         self._drop(peer)
 
-    def _time_out(self, peer: socket.socket) -> None:
-        if peer in self._peers:
-            self.rejected += 1
-            self._drop(peer)
+    def _keep_time(self) -> None:
+        """Have one timer at most, however many peers come and go: a flood makes nothing grow."""
+        if self._deadlines and not self._keeping_time:
+            self._keeping_time = True
+            until = next(iter(self._deadlines.values())) - time.monotonic()
+            self._loop.call_later(max(until, 0), self._time_out)
+
+    def _time_out(self) -> None:
+        self._keeping_time = False
+        now = time.monotonic()
+        for peer, deadline in list(self._deadlines.items()):
+            if deadline <= now:
+                self.rejected += 1
+                self._drop(peer)
+        self._keep_time()
 
     def _drop(self, peer: socket.socket) -> None:
         self._trusted.pop(peer, None)
+        self._deadlines.pop(peer, None)
         if self._peers.pop(peer, None) is not None:
             self._loop.forget(peer.fileno())
             peer.close()
 
 
-def _parent_of(pid: int) -> int | None:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return int(stat.read().rpartition(b") ")[2].split()[1])
-    except (OSError, IndexError):
-        return None
+def _is_child(pid: int, parent: int) -> bool:
+    with suppress(OSError, IndexError):
+        return parent_of(pid) == parent
+    return False

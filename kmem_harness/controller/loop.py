@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import heapq
 import select
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
-__all__ = ["HANGUP", "READABLE", "Loop"]
+__all__ = ["HANGUP", "OUT_OF_DESCRIPTORS", "READABLE", "Loop"]
 
 READABLE = select.POLLIN
 HANGUP = select.POLLHUP | select.POLLERR
+#: What accept says when we may open nothing more: whoever waits goes on waiting.
+OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_REST_SECONDS = 0.1
 
 
 class Loop:
@@ -43,6 +48,16 @@ class Loop:
         """Stop watching *fd*; to be called before it is closed."""
         if self._handlers.pop(fd, None) is not None:
             self._poll.unregister(fd)
+
+    def rest(self, listening: socket.socket, handler: Callable[[int], None]) -> None:
+        """Leave *listening* alone for a moment: it is readable, and nothing can be done about it."""
+        self.forget(listening.fileno())
+
+        def go_on() -> None:
+            if listening.fileno() >= 0:
+                self.watch(listening.fileno(), handler)
+
+        self.call_later(_REST_SECONDS, go_on)
 
     def call_later(self, seconds: float, action: Callable[[], None]) -> None:
         """Run *action* once, not before *seconds* have passed."""

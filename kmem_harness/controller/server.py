@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,8 @@ from kmem_harness.controller import protocol
 from kmem_harness.controller.boxes import Boxes, memcg_report
 from kmem_harness.controller.legacy import Legacy
 from kmem_harness.controller.live_tasks import TASK_FILES, refuse_move, show_tasks
-from kmem_harness.controller.loop import READABLE, Loop
+from kmem_harness.controller.loop import OUT_OF_DESCRIPTORS, READABLE, Loop
+from kmem_harness.controller.peers import credentials_of, is_within
 from kmem_harness.core import files
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
 
@@ -32,8 +32,9 @@ __all__ = ["PROTOCOL_VERSION", "Server"]
 PROTOCOL_VERSION = 1
 #: Memcgs in one reply; with their boxes, some 100 kB at most.
 _SURVEYED_AT_ONCE = 64
-
-_CREDENTIALS = struct.Struct("=iII")  # struct ucred
+#: Connections at once, besides the owner's. One that never asked anything makes room for another.
+MAX_CLIENTS = 256
+_BACKLOG = 64
 
 
 class Server:
@@ -48,6 +49,8 @@ class Server:
         self._watchers: dict[socket.socket, Memcg] = {}
         self._boxes = Boxes(loop, directory, self._tell_watchers)
         self._listening: socket.socket | None = None
+        #: Whether each has asked anything yet; the first to come is the first in here.
+        self._clients: dict[socket.socket, bool] = {}
         self._operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "hello": self._hello,
             "make": self._make,
@@ -68,12 +71,15 @@ class Server:
     # -- connections -----------------------------------------------------------------------
 
     def listen(self) -> None:
-        """Open the control socket for our own user and root: a second terminal may look on."""
+        """Open the control socket for our own user and root: a second terminal may look on.
+
+        A box is our own user, too, and may not: it could raise its own limit.
+        """
         self._listening = socket.socket(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
         )
         self._listening.bind(self._control_path)
-        self._listening.listen(64)
+        self._listening.listen(_BACKLOG)
         self._loop.watch(self._listening.fileno(), self._accept)
 
     def serve(self, connection: socket.socket, ended: Callable[[], None] | None = None) -> None:
@@ -95,13 +101,40 @@ class Server:
     def _accept(self, _: int) -> None:
         if self._listening is None:
             return
-        with suppress(OSError):
+        try:
             connection, _address = self._listening.accept()
-            peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            if _CREDENTIALS.unpack(peer)[1] in (0, os.geteuid()):
-                self.serve(connection)
-            else:
-                connection.close()
+        except OSError as error:  # it hung up at once, or there is no room for it now
+            if error.errno in OUT_OF_DESCRIPTORS:
+                self._loop.rest(self._listening, self._accept)
+            return
+        connection.setblocking(False)
+        reason = self._unwelcome(connection)
+        if reason is not None:
+            error = {"error": protocol.describe_error(ConfigurationError(reason))}
+            with suppress(OSError):
+                protocol.send(connection, error)
+            connection.close()
+            return
+        self._clients[connection] = False
+        self.serve(connection)
+
+    def _unwelcome(self, connection: socket.socket) -> str | None:
+        """Say why whoever connected may not ask anything; ``None`` if it may."""
+        try:
+            pid, uid = credentials_of(connection)
+            inits = {box.init_pid for box in self._boxes.all() if box.init_pid}
+            if uid not in (0, os.geteuid()):
+                return f"process {pid} runs as user {uid}: only our own user and root may ask"
+            if is_within(connection, inits):
+                return f"process {pid} runs in a box, or is gone: no box may change its own limits"
+        except OSError as error:
+            return f"it cannot be seen who asks: {error}"
+        if len(self._clients) >= MAX_CLIENTS:
+            silent = next((one for one, spoke in self._clients.items() if not spoke), None)
+            if silent is None:
+                return f"{MAX_CLIENTS} clients are connected: end one of them first"
+            self._end(silent)
+        return None
 
     def _hear(
         self, connection: socket.socket, events: int, ended: Callable[[], None] | None
@@ -120,6 +153,9 @@ class Server:
             if ended is not None:
                 ended()
             return
+
+        if connection in self._clients:
+            self._clients[connection] = True
 
         def respond(reply: dict[str, Any]) -> None:
             self._reply(connection, {**reply, "serial": request.get("serial")})
@@ -143,6 +179,7 @@ class Server:
             self._end(connection)
 
     def _end(self, connection: socket.socket) -> None:
+        self._clients.pop(connection, None)
         if self._watchers.pop(connection, None) is not None:
             self._mark_watched()
         if connection.fileno() >= 0:

@@ -23,9 +23,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -393,10 +397,64 @@ static int exit_code(int status)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+#if defined(__x86_64__)
+#define NATIVE AUDIT_ARCH_X86_64
+#elif defined(__aarch64__)
+#define NATIVE AUDIT_ARCH_AARCH64
+#else
+#error "the filter of init knows x86_64 and aarch64"
+#endif
+#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define GIVE(action) BPF_STMT(BPF_RET | BPF_K, action)
+#define ADMIT(nr) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1), GIVE(SECCOMP_RET_ALLOW)
+
+/*
+ * A pid namespace shows init to the box, and nothing binds init: a target that may trace it could have it fork.
+ * So nobody but the host's root may trace it, where root owns it and may; and from here on it can only do what is
+ * left for it to do, whoever decides.
+ */
+static void lock(void)
+{
+	static struct sock_filter instructions[] = {
+		LOAD(arch),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, NATIVE, 1, 0),
+		GIVE(SECCOMP_RET_KILL_PROCESS),
+		LOAD(nr),
+#ifdef SYS_poll
+		ADMIT(SYS_poll),
+#endif
+		ADMIT(SYS_ppoll),
+		ADMIT(SYS_close),
+		ADMIT(SYS_read),
+		ADMIT(SYS_write),
+		ADMIT(SYS_kill),
+		ADMIT(SYS_wait4),
+		ADMIT(SYS_waitid),
+		ADMIT(SYS_restart_syscall),
+		ADMIT(SYS_rt_sigreturn),
+		ADMIT(SYS_exit),
+		ADMIT(SYS_exit_group),
+		GIVE(SECCOMP_RET_KILL_PROCESS),
+	};
+	static const struct sock_fprog program = {
+		.len = sizeof(instructions) / sizeof(instructions[0]),
+		.filter = instructions,
+	};
+
+	/* Not of an ordinary user's: the controller, which must look at it, is no more than that. */
+	if (geteuid() == 0 && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+		fail("hide init");
+	/* EINVAL: a kernel without filters, where a box without any limit can run all the same. */
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+	    (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) < 0 && errno != EINVAL))
+		fail("lock init");
+}
+
 static _Noreturn void run_init(int guard, int signals, const sigset_t *mask)
 {
 	struct pollfd wait[2] = { { .fd = signals, .events = POLLIN }, { .fd = guard } };
 	int status = 0;
+	int locked[2];
 	pid_t target;
 	char go;
 
@@ -414,11 +472,22 @@ static _Noreturn void run_init(int guard, int signals, const sigset_t *mask)
 	report(STATUS_READY, 0, NULL);
 	if (!options.command)
 		_exit(0);
+	if (pipe2(locked, O_CLOEXEC) < 0)
+		fail("pipe");
 	target = fork();
 	if (target < 0)
 		fail("fork");
-	if (target == 0)
+	if (target == 0) {
+		close(locked[1]);
+		/* Not a moment beside an init that could still be taken over. */
+		if (read(locked[0], &go, 1) != 0)
+			_exit(EXIT_INIT);
 		become_command(mask);
+	}
+	close(locked[0]);
+	if (options.isolation != ISOLATION_NONE)
+		lock();
+	close(locked[1]);
 	for (;;) {
 		if (poll(wait, 2, -1) < 0 && errno != EINTR)
 			fail("poll");

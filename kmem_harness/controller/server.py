@@ -154,8 +154,7 @@ class Server:
                 ended()
             return
 
-        if connection in self._clients:
-            self._clients[connection] = True
+        self._clients.update({connection: True} if connection in self._clients else {})
 
         def respond(reply: dict[str, Any]) -> None:
             self._reply(connection, {**reply, "serial": request.get("serial")})

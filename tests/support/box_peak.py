@@ -15,6 +15,7 @@ from tests.support.peak import NamespacePeak, PidsCgroup, until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 __all__ = ["BoxPeak", "measure_box", "tasks_around_box"]
 
@@ -56,12 +57,16 @@ def tasks_around_box(command_line: CommandLine) -> int:
 
 
 def measure_box(
-    command_line: CommandLine, command: Sequence[str], *options: str, around: int | None
+    command_line: CommandLine,
+    command: Sequence[str],
+    *options: str,
+    around: int | None,
+    begin: Path | None = None,
 ) -> BoxPeak:
     """Run *command* in a box and count its tasks from outside.
 
     *around* is what ``tasks_around_box`` gave, ``None`` for a user who may not have a pids cgroup;
-    then the box has RLIMIT_NPROC as its backstop.
+    then the box has RLIMIT_NPROC as its backstop. *begin* is a file that is made once all is seen.
     """
     with nullcontext() if around is None else PidsCgroup(BACKSTOP + around) as cgroup:
         backstop = ["--pids-max", str(BACKSTOP)] if cgroup is None else []
@@ -69,6 +74,8 @@ def measure_box(
         parts = find_parts(process)
         where = {"init" if parts.has_namespace else "root": parts.init}
         with NamespacePeak(**where) as watch:
+            if begin is not None:
+                begin.touch()
             outcome = command_line.finish(process)
         by_kernel = None
         if cgroup is not None and around is not None:

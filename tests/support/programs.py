@@ -23,7 +23,8 @@ _SOURCES = Path(__file__).parent.parent / "programs"
 _FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-static", "-pthread"]
 _WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"]
 _PROBE = '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n'
-_COMPILE_SECONDS = 120
+#: Zig builds its libc at its first run: half a minute on two idle cores, minutes on busy ones.
+_COMPILE_SECONDS = 600
 
 
 class CompileError(RuntimeError):
@@ -62,7 +63,7 @@ def _links_statically(command: list[str]) -> bool:
 
 
 class Programs:
-    """The programs of ``tests/programs``, each compiled when first asked for.
+    """The programs of one directory, each compiled when first asked for.
 
     Shape: ``programs["fork_pause"]`` is the path of an executable, which any user may run
     if *directory* lets them in.
@@ -70,12 +71,16 @@ class Programs:
     """
 
     def __init__(self, directory: Path, compiler: list[str], sources: Path = _SOURCES) -> None:
-        """Compile into *directory* with *compiler*, see ``find_compiler``."""
+        """Compile into *directory* with *compiler*, see ``find_compiler``.
+
+        The headers of ``tests/programs`` are there for programs from elsewhere, too.
+        """
         self._directory = directory
-        self._compiler = compiler
+        self._compiler = [*compiler, f"-I{_SOURCES}"]
         self._sources = sources
-        headers = b"".join(path.read_bytes() for path in sorted(sources.glob("*.h")))
-        self._common = headers + repr([compiler, _FLAGS]).encode()
+        headers = [path for place in {sources, _SOURCES} for path in place.glob("*.h")]
+        texts = b"".join(path.read_bytes() for path in sorted(headers))
+        self._common = texts + repr([compiler, _FLAGS]).encode()
 
     def names(self) -> list[str]:
         """List all programs there are sources of."""

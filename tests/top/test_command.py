@@ -81,7 +81,11 @@ def test_top_when_keys_are_pressed_on_a_terminal_then_sorts_shows_kinds_and_leav
     ours, theirs = pty.openpty()
     with Forker(harness, kmem_limit=9 * TASK) as forker:
         forker.fork(2)
-        with subprocess.Popen(TOP, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        # Whatever terminal the tests themselves have: a dumb one shows nothing that moves.
+        terminal = {**os.environ, "TERM": "xterm"}
+        with subprocess.Popen(
+            TOP, stdin=theirs, stdout=theirs, stderr=theirs, env=terminal
+        ) as process:
             os.close(theirs)
             seen = b""
             for expected, key in ((b"q quit", b"k"), (b"2 task", b"q")):

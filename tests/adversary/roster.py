@@ -1,0 +1,176 @@
+"""Who the adversaries are: what each tries, what it makes, what is promised and seen.
+
+Knows nothing of how they are run. ``python -m tests.adversary.roster`` prints the README's table.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import dataclass, field
+
+__all__ = ["ADVERSARIES", "MEMCG", "NOT_PROMISED", "Adversary", "for_this_machine", "markdown"]
+
+#: Where a box under attack is; one of them writes to it.
+MEMCG = "/attacked"
+NAMESPACES = ("user", "pid")
+EVERYWHERE = ("user", "pid", "none")
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """One program of ``programs``, run with a number of tries and *words*."""
+
+    name: str
+    tries: str  # what it tries, for the README
+    #: What it makes, by the name of a counter in ``counting.py``.
+    makes: str = "task"
+    words: tuple[str, ...] = ()
+    #: Words it must print, and the errnos of which its first refusal is one.
+    prints: dict[str, str] = field(default_factory=dict)
+    errnos: tuple[str, ...] = ("ENOMEM",)
+    #: Whether it fills its limit, so that one object more would show.
+    fills: bool = True
+    #: Whether it can be ended by what it does to itself.
+    may_die: bool = False
+    #: Whether it is run with every test run; the others are slow tests.
+    quick: bool = False
+    isolations: tuple[str, ...] = EVERYWHERE
+    machines: tuple[str, ...] = ("x86_64", "aarch64")
+
+
+_NO_CALL = {"errnos": ("ENOSYS",), "fills": False}
+_X86_64 = {"machines": ("x86_64",)}
+
+ADVERSARIES = [
+    Adversary(
+        "i386_calls", "the 32-bit entry, with its other numbers", quick=True, **_NO_CALL, **_X86_64
+    ),
+    Adversary("x32_calls", "the numbers of the x32 ABI", **_NO_CALL, **_X86_64),
+    Adversary("io_uring_threads", "threads of an io_uring, made without a call", **_NO_CALL),
+    Adversary(
+        "clone3_rewritten",
+        "arguments of `clone3` rewritten during the call",
+        errnos=("ENOMEM", "EINVAL"),  # flags that cannot be had together
+        quick=True,
+    ),
+    Adversary("vfork_chain", "a chain of `vfork`s, all in the call at once"),
+    Adversary(
+        "ptrace_rewritten",
+        "a tracer that turns another call into `fork`",
+        errnos=("ENOMEM", "EPERM"),  # no ptrace at all without a pid namespace
+        fills=False,
+        **_X86_64,
+        quick=True,
+    ),
+    Adversary(
+        "suspended_filter",
+        "`PTRACE_O_SUSPEND_SECCOMP`",
+        errnos=("EPERM", "EINVAL", "ENOMEM"),
+    ),
+    Adversary(
+        "nested_filters",
+        "filters of its own above ours, and a listener of its own",
+        prints={"listener": "EBUSY"},
+        quick=True,
+    ),
+    Adversary(
+        "nested_namespaces",
+        "user and pid namespaces in namespaces",
+        errnos=("ENOMEM", "EPERM", "ENOSPC"),
+        fills=False,
+        quick=True,
+    ),
+    Adversary("joined_namespace", "`setns` into the pid namespace of a child"),
+    Adversary("orphans", "daemons: sessions of their own, parents that are gone"),
+    Adversary(
+        "interrupted_calls",
+        "a timer that interrupts every call",
+        # A signal that comes before we have taken the call ends it, unless its handler restarts.
+        errnos=("ENOMEM", "EINTR"),
+    ),
+    Adversary("killed_in_call", "tasks killed in the middle of `fork`"),
+    Adversary(
+        "exec_in_thread",
+        "a thread that executes while another forks, and takes over its id",
+        errnos=("ENOMEM", "EAGAIN"),
+        fills=False,
+        quick=True,
+    ),
+    Adversary("reused_tids", "thread ids given out again while a call is not known to be over"),
+    Adversary("zombies", "children that end and are never collected"),
+    Adversary(
+        "all_at_once", "many threads that fork at the same moment", words=("10",), quick=True
+    ),
+    Adversary(
+        "signals_to_init",
+        "every signal to the box's init and to all it can see",
+        isolations=NAMESPACES,
+    ),
+    Adversary("stopped_in_call", "tasks stopped and continued in the middle of `fork`"),
+    Adversary("hidden_tasks", "tasks that are not dumpable: who looks sees less", quick=True),
+    Adversary("odd_names", "names and arguments made to fool whoever parses `/proc`"),
+    Adversary(
+        "stolen_init",
+        "taking over the box's init, which no limit binds",
+        errnos=("EPERM",),
+        fills=False,
+        may_die=True,  # where it may trace init, init's own filter ends the box
+        isolations=NAMESPACES,
+        **_X86_64,
+        quick=True,
+    ),
+    Adversary(
+        "stolen_listener",
+        "taking our listener from a process it can see",
+        prints={"listeners": "0"},
+    ),
+    Adversary(
+        "control_socket",
+        "asking the controller for a higher limit",
+        words=(MEMCG,),
+        prints={"dialled": "20", "raised": "0"},
+        quick=True,
+    ),
+]
+
+#: What was looked at and is not promised, each with the reason.
+NOT_PROMISED = {
+    "a target that runs as root where there are no user namespaces": (
+        "it is the host's root, and may trace or kill the controller; a killed controller ends the box"
+    ),
+    "a target of your own user under isolation `none`": (
+        "it may signal, and where the host allows it trace, every other process of yours"
+    ),
+    "having somebody outside work for it": (
+        "Docker's socket, cron, `ssh localhost`, `systemd-run`: what starts tasks elsewhere is not in the box"
+    ),
+    "a process that an engine's exec puts in from elsewhere": (
+        "no filter of ours can be put on it; it is reported as a breach, and `pids_limit` bounds it"
+    ),
+    "files of its own user, such as the control socket's directory": (
+        "it may remove them: nobody else reaches that controller then, and nothing else changes"
+    ),
+    "time": "a box that makes calls without end takes a share of the one thread that answers all",
+}
+
+
+def for_this_machine() -> list[Adversary]:
+    """List those that can be built here."""
+    return [one for one in ADVERSARIES if platform.machine() in one.machines]
+
+
+def markdown() -> str:
+    """Give the README's table: what was tried, and how it stands."""
+    rows = ["| tried | | |", "|---|---|---|"]
+    for one in ADVERSARIES:
+        where = "" if one.isolations == EVERYWHERE else "; has no meaning without a pid namespace"
+        errnos = ", ".join(one.errnos)
+        ends = f"{errnos} at the limit" if one.fills else errnos
+        rows.append(f"| {one.tries} | held | {ends}{where} |")
+    rows += [f"| {what} | not promised | {why} |" for what, why in NOT_PROMISED.items()]
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kmem_harness.costs import kinds
+from tests.adversary import roster
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,6 +22,10 @@ def between(name: str) -> str:
 
 def test_readme_table_of_system_calls_is_the_one_in_the_code():
     assert between("syscalls") == kinds.markdown(), "run python -m kmem_harness.costs.kinds"
+
+
+def test_readme_table_of_adversaries_is_the_one_in_the_tests():
+    assert between("adversaries") == roster.markdown(), "run python -m tests.adversary.roster"
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from kmem_harness.controller.native import RuntimeHandshake
 from kmem_harness.controller.parts import DescriptorPart, SpacePart, SystemVPart, TaskPart
 from kmem_harness.controller.pricing import Pricing, add_kinds, families, make_pricing
 from kmem_harness.controller.recording import RecordingFile
+from kmem_harness.controller.room import is_short
 from kmem_harness.core.errors import ConfigurationError, ShimError
 from kmem_harness.interposer.census import DescendantCensus, NamespaceCensus
 from kmem_harness.interposer.entrants import (
@@ -147,6 +148,11 @@ class Boxes:
         if name in self._running or {"/", "\0"} & set(name):
             message = f"box {name!r} exists already, or its name holds a '/' or a NUL"
             raise ConfigurationError(message)
+        if is_short():
+            raise ConfigurationError(
+                f"box {name!r} cannot be looked after: hardly a descriptor is left to the controller; "
+                "end other boxes, or raise the hard limit (ulimit -Hn)"
+            )
         kinds = {
             kind: Kind(
                 kind,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from kmem_harness.controller.loop import OUT_OF_DESCRIPTORS
 from kmem_harness.controller.peers import credentials_of, parent_of
 from kmem_harness.controller.protocol import close_all, receive_with_fds
+from kmem_harness.controller.room import is_scarce
 from kmem_harness.core.errors import ShimError
 from kmem_harness.interposer.filter import MAGIC
 from kmem_harness.interposer.listener import Listener, is_listener
@@ -126,6 +127,10 @@ class Handshake:
         except OSError as error:  # it hung up at once, or there is no room for it now
             if error.errno in OUT_OF_DESCRIPTORS:
                 self._loop.rest(self._socket, self._accept)
+            return
+        if is_scarce(peer.fileno()):
+            self.rejected += 1
+            peer.close()
             return
         peer.setblocking(False)
         pid, _ = credentials_of(peer)

@@ -17,6 +17,7 @@ from kmem_harness.controller.legacy import Legacy
 from kmem_harness.controller.live_tasks import TASK_FILES, refuse_move, show_tasks
 from kmem_harness.controller.loop import OUT_OF_DESCRIPTORS, READABLE, Loop
 from kmem_harness.controller.peers import credentials_of, is_within
+from kmem_harness.controller.room import is_scarce
 from kmem_harness.core import files
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
 
@@ -110,9 +111,9 @@ class Server:
         connection.setblocking(False)
         reason = self._unwelcome(connection)
         if reason is not None:
-            error = {"error": protocol.describe_error(ConfigurationError(reason))}
+            refused = {"error": protocol.describe_error(ConfigurationError(reason))}
             with suppress(OSError):
-                protocol.send(connection, error)
+                protocol.send(connection, refused)
             connection.close()
             return
         self._clients[connection] = False
@@ -129,6 +130,12 @@ class Server:
                 return f"process {pid} runs in a box, or is gone: no box may change its own limits"
         except OSError as error:
             return f"it cannot be seen who asks: {error}"
+        return self._full(connection)
+
+    def _full(self, connection: socket.socket) -> str | None:
+        """Make room for one more client; say why there is none."""
+        if is_scarce(connection.fileno()):
+            return "the controller has hardly a descriptor left: end clients or boxes first"
         if len(self._clients) >= MAX_CLIENTS:
             silent = next((one for one, spoke in self._clients.items() if not spoke), None)
             if silent is None:

@@ -224,11 +224,14 @@ def tgid_of(tid: int) -> int:
 
 
 def _read_stat(pid: int) -> tuple[int, int] | None:
-    """Read (parent, number of threads) of a process."""
+    """Read (parent, number of threads) of a process, ``None`` if it is gone.
+
+    Raises: OSError if it cannot be told, as for lack of descriptors: it may be alive.
+    """
     try:
         fields = _read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
         return int(fields[1]), int(fields[17])
-    except (OSError, IndexError):
+    except (FileNotFoundError, ProcessLookupError, IndexError):
         return None
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 LIMIT = 20  # objects
 NEARLY_ALL = 0.9 * LIMIT
-TRIES = 60
 RUNS = 20
 ALL = for_this_machine()
 
@@ -35,7 +34,7 @@ def assert_held(
 ) -> None:
     if isolation not in adversary.isolations:
         pytest.skip("nothing to attack without a pid namespace")
-    command = [str(programs[adversary.name]), str(TRIES), *adversary.words]
+    command = [str(programs[adversary.name]), str(adversary.nr_tries), *adversary.words]
     counted = COUNTERS[adversary.makes](
         command_line, command, LIMIT, ["--isolation", isolation, "--memcg", MEMCG], around
     )

@@ -17,6 +17,7 @@ from kmem_harness import ShimError
 from kmem_harness.runtimes.local import SHIM
 from kmem_harness.runtimes.spec import BoxSpec
 from tests.controller.raw import Raw
+from tests.support.descriptors import nr_descriptors
 from tests.support.peak import until
 
 FORGER = Path(__file__).with_name("forger.py")
@@ -96,13 +97,13 @@ def announced(harness):
 def test_forgery_when_from_the_announced_process_then_is_rejected_and_a_shim_still_welcome(
     forgery, announced
 ):
-    descriptors = Path(f"/proc/{announced.harness.controller.pid}/fd")
-    before = len(list(descriptors.iterdir()))
+    controller = announced.harness.controller.pid
+    before = nr_descriptors(controller)
     assert announced.tell(forgery) == "closed"
     if forgery != "hang-up":
         assert announced.rejected == 1
     assert announced.state()["filter_flags"] == 0
-    until(lambda: len(list(descriptors.iterdir())) == before, 5, "descriptors are left")
+    until(lambda: nr_descriptors(controller) == before, 5, "descriptors are left")
     assert announced.tell("shim true") == "0"
     assert announced.state()["filter_flags"]
     assert announced.control.receive()["ok"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from kmem_harness.controller.protocol import MAX_PACKET
 from tests.controller.raw import Raw
+from tests.support.descriptors import nr_descriptors
 from tests.support.peak import until
 
 KINDS = {
@@ -111,16 +112,16 @@ def test_client_when_a_request_was_broken_off_then_the_next_gets_its_own_reply(h
 
 
 def test_request_when_descriptors_come_along_unasked_then_they_are_closed(harness):
-    descriptors = Path(f"/proc/{harness.controller.pid}/fd")
+    controller = harness.controller.pid
     with Raw(harness) as control:
         control.ask({"op": "hello"})
-        before = len(list(descriptors.iterdir()))
+        before = nr_descriptors(controller)
         reading, writing = os.pipe()
         for count, body in [(1, b'{"op": "hello"}'), (4, b"junk"), (60, b'{"op": "hello"}')]:
             rights = array("i", [reading, writing] * 30)[:count]
             control.socket.sendmsg([body], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
             assert "ok" in control.receive() or count > 1
-        until(lambda: len(list(descriptors.iterdir())) == before, 5, "descriptors are left")
+        until(lambda: nr_descriptors(controller) == before, 5, "descriptors are left")
         os.close(reading)
         os.close(writing)
 

@@ -8,14 +8,15 @@ static void *become_again(void *pause)
 	char *arguments[] = {"exec_in_thread", "again", NULL};
 
 	nap_us((long)(intptr_t)pause);
-	execv("/proc/self/exe", arguments);
+	if (!is_over() && atomic_load(&memory->tries) > 0)
+		execv("/proc/self/exe", arguments);
 	return NULL;
 }
 
 static void siege(void)
 {
 	pthread_t thread;
-	long pause = atomic_load(&memory->tries) * 37 % 900;
+	long pause = (atomic_load(&memory->tries) & 0xff) * 37 % 900;
 
 	if (pthread_create(&thread, NULL, become_again, (void *)(intptr_t)pause)) {
 		note(-EAGAIN);

@@ -1,4 +1,7 @@
-/* A timer interrupts every call, at times with restarts; a large process makes each fork take long. */
+/*
+ * A timer interrupts every call, at times with restarts; a large process makes each fork take long. Once each: a timer
+ * that goes on would interrupt a slow fork for ever, on any kernel.
+ */
 #include "adversary.h"
 
 #include <sys/time.h>
@@ -13,7 +16,7 @@ static void wake_up(int signal_number)
 static void siege(void)
 {
 	struct sigaction action = {.sa_handler = wake_up};
-	struct itimerval timer = {{0, 300}, {0, 300}};
+	struct itimerval timer = {{0, 0}, {0, 300}};
 	struct itimerval none = {{0, 0}, {0, 0}};
 	char *large = malloc(LARGE);
 

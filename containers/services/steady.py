@@ -80,7 +80,7 @@ def main(manner: str = "fork", period_ms: str = "10") -> None:
         try:
             answer(sum(map(len, latencies)))
         except (OSError, RuntimeError):  # a thread that cannot be started is the second
-            failures += 1
+            failures += not ended  # being told to end interrupts what is going on
         now = monotonic()
         latencies[-1].append(now - due)
         due += period

@@ -113,6 +113,12 @@ class Cell:
             raise OSError(got["errno"], os.strerror(got["errno"]))
         return got
 
+    async def kill(self) -> None:
+        """End the box at once: whoever waits for something in it is told that it is lost."""
+        self._forget()
+        self._on_event({"event": "lost"})
+        await asyncio.to_thread(self.box.kill)
+
     async def close(self) -> dict[str, Any]:
         """End the box and everything in it; give its last report."""
         loop = asyncio.get_running_loop()

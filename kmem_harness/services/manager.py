@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,9 +134,9 @@ class Manager:
             for bound in self.plan.bound_to(name):
                 self._react(self.stop([bound]))
         if state is State.FAILED:
-            self._react(self.start(unit.on_failure))
+            self._react(self.start(one for one in unit.on_failure if one in self.members))
         elif state is State.DEAD and service.result is Result.SUCCESS:
-            self._react(self.start(unit.on_success))
+            self._react(self.start(one for one in unit.on_success if one in self.members))
 
     def over(self, service: Service, report: dict[str, Any]) -> None:
         """Take the last figures of an activation."""
@@ -266,14 +266,7 @@ class Manager:
 
     async def stop(self, names: Iterable[str]) -> None:
         """Stop units and all that need or are part of them, last started first."""
-        leaving: set[str] = set()
-        waiting = [self._member(name).unit.text for name in names]
-        while waiting:
-            name = waiting.pop()
-            if name not in leaving:
-                leaving.add(name)
-                waiting += self.plan.stopped_with(name)
-                waiting += [n for n, m in self.members.items() if m.unit.slice == name]
+        leaving = self._with_dependent(names)
         stops: dict[str, asyncio.Task[None]] = {}
         for name in reversed(self.plan.in_order()):
             if name in leaving:
@@ -286,6 +279,18 @@ class Manager:
         if stops:
             await asyncio.gather(*stops.values())
         self._changed.set()
+
+    def _with_dependent(self, names: Iterable[str]) -> set[str]:
+        """Add the units that cannot be without those, or are in them."""
+        found: set[str] = set()
+        waiting = [self._member(name).unit.text for name in names]
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += self.plan.stopped_with(name)
+                waiting += [n for n, m in self.members.items() if m.unit.slice == name]
+        return found
 
     async def _stop_one(self, member: Member, later: list[asyncio.Task[None]]) -> None:
         if later:
@@ -300,13 +305,20 @@ class Manager:
         self._stopping.set()
         await self.stop(self.members)
 
+    async def kill_all(self) -> None:
+        """End every box at once; the services in them have failed then."""
+        self._stopping.set()
+        cells = [m.service.cell for m in self.members.values() if m.service is not None]
+        await asyncio.gather(*(one.kill() for one in cells if one is not None))
+
     async def restart(self, names: Iterable[str]) -> bool:
-        """Stop and start units."""
+        """Stop and start units, and those that are stopped with them."""
         wanted = list(names)
+        again = {one for one in self._with_dependent(wanted) if self.members[one].state in ACTIVE}
         self._nr_restarting += 1  # or the run would be over in between, if they are all there is
         try:
             await self.stop(wanted)
-            return await self.start(wanted)
+            return await self.start([*wanted, *sorted(again)])
         finally:
             self._nr_restarting -= 1
             self._changed.set()
@@ -320,13 +332,18 @@ class Manager:
     def set_property(self, name: str, assignments: Iterable[str]) -> None:
         """Change limits of a running unit: ``["X-KmemMax=8M"]``.
 
-        Raises: ConfigurationError; OSError, as the kernel's, if a counter is above its new limit.
+        Raises: ConfigurationError, also if a counter is above its new limit.
         """
         member = self._member(name)
         for assignment in assignments:
+            before = replace(member.unit.limits)
             key = apply_property(member.unit, assignment)
-            if member.memcg is not None:
-                self._set_limit(member, key, made_now=False)
+            try:
+                if member.memcg is not None:
+                    self._set_limit(member, key, made_now=False)
+            except ConfigurationError:
+                member.unit.limits = before
+                raise
             self.log(name, f"{assignment} set", own=True)
 
     def _react(self, job: Any) -> None:

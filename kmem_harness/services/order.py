@@ -63,7 +63,7 @@ def make_plan(library: Library, names: Iterable[str]) -> Plan:
     asked = [library.load(name).text for name in names]
     _pull(plan, library, asked)
     wanted = set(plan.units)
-    _pull(plan, library, [n for u in list(plan.units.values()) for n in _reactions(plan, u)])
+    _pull(plan, library, _reactions(plan, library))
     plan.on_demand = {n for n in plan.units.keys() - wanted if not n.endswith(".slice")}
     for name, unit in plan.units.items():
         plan.after[name] = _resolved(library, unit.unit.after) & plan.units.keys()
@@ -129,9 +129,10 @@ def _is_there(plan: Plan, library: Library, name: str) -> bool:
     return True
 
 
-def _reactions(plan: Plan, unit: Unit) -> list[str]:
-    library_names = [*unit.unit.on_failure, *unit.unit.on_success]
-    return [name for name in library_names if name not in plan.units]
+def _reactions(plan: Plan, library: Library) -> list[str]:
+    """List who is to be started when another unit fails or ends, as far as it is there."""
+    named = [n for u in plan.units.values() for n in (*u.unit.on_failure, *u.unit.on_success)]
+    return [name for name in named if name not in plan.units and _is_there(plan, library, name)]
 
 
 def _resolved(library: Library, names: Iterable[str]) -> set[str]:

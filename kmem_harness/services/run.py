@@ -109,13 +109,14 @@ async def _run(
     journal = Journal(view.show)
     manager = Manager(harness, plan, directories, journal)
     loop = asyncio.get_running_loop()
-    running = asyncio.current_task()
+    killing: list[asyncio.Task[None]] = []
     asked = False
 
     def stop() -> None:
         nonlocal asked
-        if asked and running is not None:
-            running.cancel()  # the boxes end with the harness
+        if asked:
+            journal.add("services", "told to end twice: every box is killed", own=True)
+            killing.append(asyncio.ensure_future(manager.kill_all()))
         asked = True
         manager.ask_to_stop()
 
@@ -128,10 +129,6 @@ async def _run(
     showing = asyncio.create_task(_keep_showing(view))
     try:
         await manager.run(options.seconds)
-    except asyncio.CancelledError:
-        if not asked:
-            raise
-        journal.add("services", "told to end twice: every box is killed", own=True)
     finally:
         showing.cancel()
         server.close()

@@ -223,6 +223,8 @@ def _why_not_whole(unit: Unit, assignment: Assignment) -> str:
     key, value = assignment.key, assignment.value
     if (key, value) in _PARTIAL:
         return _PARTIAL[key, value]
+    if unit.text == "-.slice" and assignment.section == "Slice":
+        return "the root has no limits"
     if key == "TasksMax" and unit.name.type == "slice":
         return "no bound over several boxes can be had"
     if key in ("User", "Group", "SupplementaryGroups") and os.geteuid() != 0 and value:

@@ -53,7 +53,8 @@ def table_of(units: list[dict[str, Any]], *, live: bool = True) -> Table:
             Text(_state(unit), style=_STYLES[unit["active"]]),
         ]
         if live:
-            cells += [str(unit["tasks"]) if is_service else "", _bar(kmem)]
+            bar = _bar(kmem) if unit["memcg"]["path"] else ""
+            cells += [str(unit["tasks"]) if is_service else "", bar]
         cells += [
             _peak(kmem) if unit["memcg"]["path"] else "",
             Text(str(refused), style="bold red" if refused else "dim") if is_service else "",
@@ -83,7 +84,8 @@ def _as_tree(units: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
 def _state(unit: dict[str, Any]) -> str:
     if unit["result"] != "success":
         return f"{unit['state']} ({unit['result']})"
-    return f"{unit['state']}: {unit['status']}" if unit["status"] else str(unit["state"])
+    told = unit["status"] if unit["active"] == "active" else ""
+    return f"{unit['state']}: {told}" if told else str(unit["state"])
 
 
 def _bar(counter: dict[str, int]) -> Text:

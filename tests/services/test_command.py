@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from kmem_harness.cli import main
 from tests.services.oracle import needs_systemd
 
 EXAMPLES = Path(__file__).parent.parent.parent / "containers/services"
@@ -136,6 +137,20 @@ def test_services_when_told_to_end_then_they_stop_in_order(terminal):
     assert running.returncode == 0
 
 
+def test_services_when_told_to_end_twice_then_nobody_is_waited_for(terminal):
+    (terminal.units / "a.service").write_text(
+        "[Service]\nExecStart=/bin/sh -c 'trap \"\" TERM; echo up; while :; do sleep 0.1; done'\n"
+    )
+    running = terminal.start("run", str(terminal.units))
+    read_until(running, "up")
+    running.send_signal(signal.SIGINT)
+    read_until(running, "stop-sigterm")
+    running.send_signal(signal.SIGINT)
+    rest, _ = running.communicate(timeout=30)
+    assert "failed (signal)" in rest
+    assert running.returncode == 1
+
+
 def test_services_when_the_command_is_killed_then_nothing_is_left(terminal):
     (terminal.units / "a.service").write_text(
         "[Service]\nType=notify\nNotifyAccess=all\nTimeoutStartSec=infinity\n"
@@ -146,6 +161,15 @@ def test_services_when_the_command_is_killed_then_nothing_is_left(terminal):
     running.kill()
     running.wait()
     terminal.until(lambda: not list(terminal.run_directory.iterdir()))
+
+
+def complaint(capsys, *arguments: str) -> tuple[int, str]:
+    """Run a command that fails before it starts anything, in this process."""
+    with pytest.raises(SystemExit) as ended:
+        main(["services", *arguments])
+    said = capsys.readouterr()
+    assert said.out == ""
+    return ended.value.code, said.err
 
 
 @pytest.mark.parametrize(
@@ -161,13 +185,12 @@ def test_services_when_the_command_is_killed_then_nothing_is_left(terminal):
         ("[Unit]\nAfter=a.service\n[Service]\nExecStart=/bin/true\n", "in a circle"),
     ],
 )
-def test_services_when_a_unit_is_wrong_then_nothing_starts(terminal, text, words):
-    (terminal.units / "a.service").write_text(text)
-    outcome = terminal.run("run", str(terminal.units))
-    assert outcome.returncode == 2
-    assert words in outcome.stderr
-    assert len(outcome.stderr.splitlines()) == 1
-    assert outcome.stdout == ""
+def test_services_when_a_unit_is_wrong_then_nothing_starts(tmp_path, capsys, text, words):
+    (tmp_path / "a.service").write_text(text)
+    status, said = complaint(capsys, "run", str(tmp_path))
+    assert status == 2
+    assert words in said
+    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -182,12 +205,15 @@ def test_services_when_a_unit_is_wrong_then_nothing_starts(terminal, text, words
         (("set-property", "a.service"), "Missing argument"),
     ],
 )
-def test_command_line_when_wrong_then_it_says_what_to_do(terminal, arguments, words):
-    empty = terminal.path / "empty"
-    empty.mkdir()
-    outcome = terminal.run(*(str(empty) if word == "." else word for word in arguments))
-    assert outcome.returncode == 2
-    assert words in outcome.stderr
+def test_command_line_when_wrong_then_it_says_what_to_do(
+    tmp_path, monkeypatch, capsys, arguments, words
+):
+    monkeypatch.setattr("kmem_harness.services.control.running", list)  # none but our own
+    status, said = complaint(
+        capsys, *(str(tmp_path) if word == "." else word for word in arguments)
+    )
+    assert status == 2
+    assert words in said
 
 
 @needs_systemd

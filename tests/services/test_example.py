@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
 import statistics
-import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,8 @@ class Told(View):
 
     def show(self, entry) -> None:
         self.entries.append(entry)
+        if (entry.unit, entry.text) == (BOMB, "failed (start-limit-hit)"):
+            signal.raise_signal(signal.SIGINT)  # as Ctrl-C: all has been seen
 
     def of(self, unit: str) -> list[str]:
         return [entry.text for entry in self.entries if entry.unit == unit]
@@ -58,9 +60,7 @@ def test_bomb_when_it_goes_off_then_its_own_limit_and_its_start_limit_hold_it():
 def test_example_when_played_ten_times_then_each_time_ends_the_same():
     outcomes = []
     for _ in range(10):
-        began = time.monotonic()
-        found, told = play(14, f"{BOMB}:Environment=FUSE=2 FURY=1")
-        assert time.monotonic() - began < 40
+        found, told = play(100, f"{BOMB}:Environment=FUSE=2 FURY=1")
         bomb = found[BOMB]
         outcomes.append(
             (
@@ -86,7 +86,7 @@ def test_example_when_played_ten_times_then_each_time_ends_the_same():
 
 @pytest.mark.slow
 def test_example_when_the_bombs_limit_is_lifted_then_the_slice_refuses():
-    found, _ = play(14, f"{BOMB}:X-KmemMax=infinity", f"{BOMB}:Environment=FUSE=2 FURY=1")
+    found, _ = play(100, f"{BOMB}:X-KmemMax=infinity", f"{BOMB}:Environment=FUSE=2 FURY=1")
     assert set(found[BOMB]["refusals"]["by"]) == {"/shop.slice"}
     assert found["shop.slice"]["memcg"]["kmem"]["max_usage"] <= 8 << 20
     assert found[BOMB]["result"] == "start-limit-hit"

@@ -37,6 +37,10 @@ def test_unit_when_stopped_then_those_that_need_it_stop_first(stage):
         assert states(stage, "a", "b", "c", "d") == ["dead", "dead", "dead", "running"]
         assert await stage.manager.start(["b.service"])
         assert states(stage, "a", "b", "c") == ["running", "running", "dead"]
+        assert await stage.manager.restart(["a.service"])
+        assert states(stage, "a", "b", "c") == ["running", "running", "dead"]
+        starts = [stage.manager.describe(f"{name}.service")["starts"] for name in "abcd"]
+        assert starts == [3, 3, 1, 1]
 
     stage.play(
         {

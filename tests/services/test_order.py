@@ -90,3 +90,6 @@ def test_unit_when_for_failures_only_then_it_is_loaded_and_not_started(tmp_path)
         tmp_path, {"a.service": "OnFailure=mail@%n.service", "mail@.service": ""}, "a.service"
     )
     assert found.on_demand == {"mail@a.service.service"}
+    (tmp_path / "mail@.service").unlink()
+    lonely = plan(tmp_path, {"a.service": "OnFailure=mail@%n.service"}, "a.service")
+    assert set(lonely.assumed) == {"mail@a.service.service"}

@@ -9,49 +9,28 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
-import uuid
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from kmem_harness.services.cell import CellLostError
-from kmem_harness.services.launch import environment_of, order_for
+from kmem_harness.services.processes import Process, Processes, now
 from kmem_harness.services.states import Result, State
-from kmem_harness.services.values import signal_name
 from kmem_harness.services.verdicts import Ending, judge, shall_restart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kmem_harness.services.cell import Cell
-    from kmem_harness.services.settings import ExecCommand
-    from kmem_harness.services.specifiers import Directories
+    from kmem_harness.services.processes import Owner
+    from kmem_harness.services.readers import ExecCommand
     from kmem_harness.services.unit import Unit
 
-__all__ = ["Activation", "Owner", "notify_access"]
+__all__ = ["Activation", "notify_access"]
 
 _PID_FILE_SECONDS = 0.02
 #: An exit status of ``ExecCondition=`` beyond this is a failure, up to it a "no".
 _LAST_NO = 254
-
-
-class Owner(Protocol):
-    """The service whose activation this is."""
-
-    unit: Unit
-    directories: Directories
-    state: State
-    status_text: str
-
-    def enter(self, state: State) -> None:
-        """Learn of another state."""
-
-    def started(self) -> None:
-        """Learn that the service is active: its start job is done."""
-
-    def say(self, text: str) -> None:
-        """Tell something about the service."""
 
 
 class _StopAskedError(Exception):
@@ -66,16 +45,6 @@ class _FailedError(Exception):
         self.first = first
 
 
-@dataclass
-class _Process:
-    """A process that is waited for."""
-
-    pid: int
-    ignore_failure: bool = False
-    executed: bool = False
-    ending: Ending | None = None
-
-
 def notify_access(unit: Unit) -> str:
     """Say who may send sd_notify(3) messages, with the default of the type."""
     service = unit.service
@@ -86,38 +55,18 @@ def notify_access(unit: Unit) -> str:
     return "main" if notifies or service.watchdog < math.inf else "none"
 
 
-class Activation:
+class Activation(Processes):
     """One run of a service's processes."""
 
     def __init__(self, owner: Owner, notify: str) -> None:
         """Prepare; *notify* is the path of its sd_notify socket, or empty."""
-        assert owner.unit.service is not None  # noqa: S101 - as above
-        self.result = Result.SUCCESS
-        #: How the main process ended.
-        self.main_ending: Ending | None = None
-        self._owner = owner
-        self._settings = owner.unit.service
-        self._notify = notify
-        self._cell: Cell
-        self._main: _Process | None = None
-        self._processes: dict[int, _Process] = {}
-        self._empty = True
-        self._news = asyncio.Event()
+        super().__init__(owner, notify)
         self._stop_asked = False
         self._reload: asyncio.Future[bool] | None = None
         self._out_of_memory = False
-        self._deadline = math.inf
-        self._watchdog = self._settings.watchdog
         self._watchdog_due = math.inf
         self._watchdog_fed = False
         self._ready = False
-        self._invocation = uuid.uuid4().hex
-
-    @property
-    def main_pid(self) -> int:
-        """The main process, as the box numbers it; 0 without one."""
-        alive = self._main is not None and self._main.ending is None
-        return self._main.pid if alive and self._main is not None else 0
 
     # -- what others want ------------------------------------------------------------------
 
@@ -191,11 +140,11 @@ class Activation:
         else:
             self._main = await self._spawn(settings.exec_start[0], main=True)
             await self._until_started(kind, self._main)
-        self._watchdog_due = _now() + self._watchdog
+        self._watchdog_due = now() + self._watchdog
         self._owner.enter(State.START_POST)
         await self._in_turn(settings.exec_start_post)
 
-    async def _until_started(self, kind: str, main: _Process) -> None:
+    async def _until_started(self, kind: str, main: Process) -> None:
         if kind == "exec":
             await self._patiently(lambda: main.executed or main.ending)
             if not main.executed:
@@ -210,7 +159,7 @@ class Activation:
     async def _find_main(self) -> None:
         """Find the main process of a daemon that has let go of its parent."""
         pid = 0
-        deadline = _now() + self._settings.start_seconds
+        deadline = now() + self._settings.start_seconds
         while self._settings.pid_file is not None:
             pid = self._read_pid_file()
             if pid:
@@ -218,8 +167,8 @@ class Activation:
             if self._empty:
                 self._owner.say("it forked, and nobody is left")
                 raise _FailedError(Result.PROTOCOL)
-            await self._until(lambda: self._empty, min(_PID_FILE_SECONDS, deadline - _now()))
-            if _now() >= deadline:
+            await self._until(lambda: self._empty, min(_PID_FILE_SECONDS, deadline - now()))
+            if now() >= deadline:
                 self._owner.say(f"no pid was written to {self._settings.pid_file}")
                 raise self._start_timeout()
         if not pid and self._settings.guess_main_pid:
@@ -233,16 +182,6 @@ class Activation:
         with suppress(OSError, ValueError):
             return int(path.read_text(encoding="ascii"))
         return 0
-
-    async def _adopt(self, pid: int) -> None:
-        """Take a process that was not started by us for the main one."""
-        main = self._processes.setdefault(pid, _Process(pid))
-        main.executed = True
-        found = await self._cell.ask("watch", pid=pid)
-        if not found["alive"] and main.ending is None:
-            main.ending = _ending(found)
-        self._main = main
-        self._news.set()
 
     # -- running ---------------------------------------------------------------------------
 
@@ -260,11 +199,11 @@ class Activation:
             await self._until(lambda: False, math.inf)
 
     async def _watch_over(self) -> None:
-        end = _now() + self._settings.runtime_max
+        end = now() + self._settings.runtime_max
         while not self._is_over():
             self._watchdog_fed = False
             due = self._watchdog_due
-            if not await self._until(self._has_news, min(end, due) - _now()):
+            if not await self._until(self._has_news, min(end, due) - now()):
                 if due <= end:
                     self._owner.say("watchdog: no WATCHDOG=1 in time")
                     raise _FailedError(Result.WATCHDOG, "abort")
@@ -364,78 +303,22 @@ class Activation:
         await self._send(settings.final_kill_signal, everyone=settings.kill_mode != "process")
         await self._gone_within(seconds, final=final)
 
-    async def _send(self, number: int, *, everyone: bool) -> None:
-        targets: dict[str, Any] = {}
-        if not everyone:
-            alive = [one.pid for one in self._processes.values() if one.ending is None]
-            if not alive and self._main is not None:
-                return
-            targets = {"pids": alive} if alive else {}
-        await self._cell.ask("signal", number=number, **targets)
-        if number not in (signal.SIGKILL, signal.SIGCONT):
-            await self._cell.ask("signal", number=int(signal.SIGCONT), **targets)
-            if self._settings.send_sighup:
-                await self._cell.ask("signal", number=int(signal.SIGHUP), **targets)
-
-    def _are_gone(self, *, final: bool) -> bool:
-        """Say whether those that are waited for have ended: at last all, before that the main one."""
-        if final or self._main is None:
-            return self._empty
-        return self._empty or all(one.ending for one in self._processes.values())
-
     async def _gone_within(self, seconds: float, *, final: bool) -> bool:
         return await self._until(lambda: self._are_gone(final=final), seconds, interruptible=False)
 
     # -- processes -------------------------------------------------------------------------
-
-    async def _spawn(self, command: ExecCommand, *, main: bool = False) -> _Process:
-        more, pid_variables = self._variables(main=main)
-        environment = environment_of(self._owner.unit, self._owner.directories, more)
-        order = order_for(self._owner.unit, command, environment)
-        self._empty = False
-        pid = (await self._cell.ask("spawn", **order, pid_variables=pid_variables))["pid"]
-        process = self._processes.setdefault(pid, _Process(pid))  # its end may be known already
-        process.ignore_failure = command.ignore_failure
-        return process
-
-    def _variables(self, *, main: bool) -> tuple[dict[str, str], list[str]]:
-        """Give the variables of systemd.exec(5) that depend on how things stand.
-
-        The second list names those that hold the pid of the process itself.
-        """
-        more = {"INVOCATION_ID": self._invocation}
-        pids = ["SYSTEMD_EXEC_PID"]
-        if self._notify:
-            more["NOTIFY_SOCKET"] = self._notify
-        if self._watchdog < math.inf:
-            more["WATCHDOG_USEC"] = str(int(self._watchdog * 1e6))
-            pids += ["WATCHDOG_PID"] if main else []
-        if not main and self.main_pid:
-            more["MAINPID"] = str(self.main_pid)
-        if self._owner.state.active == "deactivating":
-            more["SERVICE_RESULT"] = self.result.value
-            ending = self.main_ending or (self._main and self._main.ending)
-            if ending and ending.signal is None:
-                more |= {"EXIT_CODE": "exited", "EXIT_STATUS": str(ending.code)}
-            elif ending:
-                killed = "dumped" if ending.core else "killed"
-                more |= {"EXIT_CODE": killed, "EXIT_STATUS": signal_name(ending.signal or 0)}
-        return more, pids
 
     async def _in_turn(self, commands: Sequence[ExecCommand]) -> None:
         """Run command lines one after the other; the first that fails is the last."""
         for command in commands:
             self._check(await self._to_the_end(command))
 
-    async def _to_the_end(self, command: ExecCommand) -> _Process:
+    async def _to_the_end(self, command: ExecCommand) -> Process:
         process = await self._spawn(command)
         await self._patiently(lambda: process.ending)
         return process
 
-    def _has_ended(self, process: _Process | None) -> bool:
-        return process is not None and process.ending is not None
-
-    def _check(self, process: _Process) -> None:
+    def _check(self, process: Process) -> None:
         """Raise if an ended process did not end well."""
         result = judge(process.ending or Ending(code=0), self._settings)
         if result is not Result.SUCCESS and not process.ignore_failure:
@@ -455,29 +338,10 @@ class Activation:
     def _start_timeout(self) -> _FailedError:
         return _FailedError(Result.TIMEOUT, self._settings.start_failure_mode)
 
-    async def _until(
-        self, happened: Callable[[], Any], seconds: float, *, interruptible: bool = True
-    ) -> bool:
-        """Wait until *happened*; false after *seconds*, which EXTEND_TIMEOUT_USEC= can put off.
-
-        Raises: CellLostError; and if *interruptible* _StopAskedError, and _FailedError when
-        OOMPolicy= ends the service.
-        """
-        self._deadline = _now() + seconds
-        while not happened():
-            if self._cell.lost:
-                raise CellLostError("its box has ended")
-            if interruptible:
-                if self._stop_asked:
-                    raise _StopAskedError
-                self._obey_oom_policy()
-            left = self._deadline - _now()
-            if left <= 0:
-                return False
-            self._news.clear()
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._news.wait(), None if left == math.inf else left)
-        return True
+    def _interrupt(self) -> None:
+        if self._stop_asked:
+            raise _StopAskedError
+        self._obey_oom_policy()
 
     def _obey_oom_policy(self) -> None:
         if not self._out_of_memory:
@@ -501,20 +365,9 @@ class Activation:
 
     def event(self, event: dict[str, Any]) -> None:
         """Take one event of the box."""
-        kind = event["event"]
-        if kind == "empty":
-            self._empty = True
-        elif kind == "notify":
+        if event["event"] == "notify":
             self._notified(event["pid"], event["text"])
-        elif kind in ("executed", "failed", "exited"):
-            process = self._processes.setdefault(event["pid"], _Process(event["pid"]))
-            if kind == "executed":
-                process.executed = True
-            elif kind == "exited":
-                process.ending = _ending(event)
-            else:
-                self._owner.say(f"a process failed at step {event['step']}: {event['reason']}")
-        self._news.set()
+        self._take(event)
 
     def _notified(self, sender: int, text: str) -> None:
         """Take an sd_notify(3) message, if NotifyAccess= lets its sender say something."""
@@ -550,9 +403,9 @@ class Activation:
     def _notify_watchdog(self, value: str) -> None:
         self._watchdog_fed = True
         if value == "trigger":
-            self._watchdog_due = _now()
+            self._watchdog_due = now()
         elif self._watchdog < math.inf:
-            self._watchdog_due = _now() + self._watchdog
+            self._watchdog_due = now() + self._watchdog
 
     def _notify_watchdog_usec(self, value: str) -> None:
         if value.isdigit():
@@ -561,7 +414,7 @@ class Activation:
 
     def _notify_extend(self, value: str) -> None:
         if value.isdigit():
-            self._deadline = max(self._deadline, _now() + int(value) / 1e6)
+            self._deadline = max(self._deadline, now() + int(value) / 1e6)
 
 
 _NOTIFICATIONS: dict[str, Callable[[Activation, str], None]] = {
@@ -574,11 +427,3 @@ _NOTIFICATIONS: dict[str, Callable[[Activation, str], None]] = {
     "WATCHDOG_USEC": Activation._notify_watchdog_usec,  # noqa: SLF001
     "EXTEND_TIMEOUT_USEC": Activation._notify_extend,  # noqa: SLF001
 }
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def _ending(facts: dict[str, Any]) -> Ending:
-    return Ending(facts.get("code"), facts.get("signal"), bool(facts.get("core")))

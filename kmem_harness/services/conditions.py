@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kmem_harness.services.settings import Condition
+    from kmem_harness.services.readers import Condition
 
 __all__ = ["first_unmet"]
 

@@ -20,7 +20,8 @@ from kmem_harness.services.words import expand_arguments, parse_environment_file
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kmem_harness.services.settings import ExecCommand, ServiceSettings
+    from kmem_harness.services.readers import ExecCommand
+    from kmem_harness.services.settings import ServiceSettings
     from kmem_harness.services.unit import Unit
 
 __all__ = ["check_unit", "environment_of", "make_directories", "order_for", "remove_directories"]

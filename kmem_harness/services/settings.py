@@ -6,21 +6,15 @@ The defaults are systemd's own. Knows how values are read; opens no files and st
 from __future__ import annotations
 
 import math
-import os
-import re
 import signal
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.costs.kinds import check_kinds
-from kmem_harness.faults.rule import parse_rule
-from kmem_harness.services.names import parse_name
+from kmem_harness.services import readers as read
 from kmem_harness.services.values import (
     NO_LIMIT,
     ExitStatuses,
     parse_boolean,
-    parse_exit_statuses,
-    parse_limit,
     parse_memory,
     parse_mode,
     parse_number,
@@ -29,61 +23,23 @@ from kmem_harness.services.values import (
     parse_tasks,
     parse_timeout,
 )
-from kmem_harness.services.words import WHITESPACE, QuotingError, next_word, split_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kmem_harness.services.specifiers import Specifiers
-    from kmem_harness.services.syntax import Place
+    from kmem_harness.services.readers import Condition, Context, ExecCommand
 
 __all__ = [
     "RESOURCE_LIMITS",
-    "Condition",
-    "Context",
-    "ExecCommand",
     "InstallSettings",
     "Key",
     "LimitSettings",
     "ServiceSettings",
     "UnitSettings",
+    "condition_keys",
     "keys_of",
+    "resource_limit_keys",
 ]
-
-_SMALLEST_LIMIT = 4096
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Context:
-    """Where a value stands, and how its specifiers expand."""
-
-    specifiers: Specifiers
-    place: Place
-
-
-@dataclass(frozen=True)
-class ExecCommand:
-    """One command line of ``ExecStart=`` and its like; variables are not put in yet."""
-
-    path: str
-    argv: tuple[str, ...]
-    place: Place
-    ignore_failure: bool = False
-    expand_environment: bool = True
-    #: ``+`` and ``!``: runs as the manager's own user.
-    privileged: bool = False
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One ``ConditionXYZ=`` or ``AssertXYZ=``."""
-
-    kind: str
-    argument: str
-    negated: bool
-    #: ``|``: one of those so marked must hold.
-    trigger: bool
 
 
 @dataclass(frozen=True)
@@ -130,181 +86,8 @@ def _plain(parse: Callable[[str], Any]) -> Callable[[str, Context], Any]:
     return lambda text, _: parse(text)
 
 
-def _choice(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"{text!r} is not known; known are {', '.join(words)}")
-        return text
-
-    return parse
-
-
-def _words(text: str, context: Context) -> list[str]:
-    try:
-        return [context.specifiers.expand(word) for word in split_words(text)]
-    except QuotingError as error:
-        raise ValueError(f"{error} in {text!r}; close it, or write \\x22") from error
-
-
-def _literal_words(text: str, _: Context) -> list[str]:
-    return text.split()
-
-
-def _text(text: str, context: Context) -> list[str]:
-    return [context.specifiers.expand(text)]
-
-
-def _units(text: str, context: Context) -> list[str]:
-    return [parse_name(word).text for word in _words(text, context)]
-
-
-def _slice(text: str) -> str:
-    name = parse_name(text)
-    if name.type != "slice":
-        raise ValueError(f"{text!r} is not a slice; write a name such as web.slice")
-    return name.text
-
-
-def _statuses(text: str, _: Context) -> list[ExitStatuses]:
-    return [parse_exit_statuses(text)]
-
-
-def _variables(text: str, context: Context) -> list[str]:
-    words = _words(text, context)
-    for word in words:
-        if not _VARIABLE.match(word):
-            raise ValueError(
-                f"{word!r} sets no variable; write NAME=VALUE, quoted if it has spaces"
-            )
-    return words
-
-
-def _directory_names(text: str, context: Context) -> list[str]:
-    names = [word.partition(":")[0] for word in _words(text, context)]
-    for name in names:
-        if os.path.isabs(name) or ".." in name.split("/"):
-            raise ValueError(f"{name!r} is not a relative path without '..'")
-    return names
-
-
-def _absolute(text: str) -> str:
-    bare = text.removeprefix("-").removeprefix("+")
-    if not os.path.isabs(bare) and bare != "~":
-        raise ValueError(f"{text!r} is not an absolute path (or ~)")
-    return text
-
-
-def _environment_files(text: str, context: Context) -> list[str]:
-    path = context.specifiers.expand(text)
-    if not os.path.isabs(path.removeprefix("-")):
-        raise ValueError(f"{path!r} is not an absolute path")
-    return [path]
-
-
-def _kmem(text: str) -> int:
-    nbytes = parse_memory(text)
-    if nbytes != NO_LIMIT and nbytes < _SMALLEST_LIMIT:
-        raise ValueError(
-            f"{text!r} is below one page ({_SMALLEST_LIMIT} bytes): nothing could run; write more, "
-            "or infinity for no limit"
-        )
-    return nbytes
-
-
-def _injections(text: str, context: Context) -> list[str]:
-    rule = context.specifiers.expand(text)
-    if ":" in rule:  # else it is a name that a plugin may have given one
-        parse_rule(rule)
-    return [rule]
-
-
-def _kinds(text: str, _: Context) -> list[str]:
-    return sorted(check_kinds(text.split()))
-
-
-def _conditions(kind: str) -> Callable[[str, Context], list[Condition]]:
-    def parse(text: str, context: Context) -> list[Condition]:
-        argument = context.specifiers.expand(text)
-        trigger = argument.startswith("|")
-        argument = argument.removeprefix("|").strip(WHITESPACE)
-        negated = argument.startswith("!")
-        argument = argument.removeprefix("!").strip(WHITESPACE)
-        return [Condition(kind, argument, negated, trigger)]
-
-    return parse
-
-
-def _resource(name: str) -> Callable[[str, Context], list[tuple[str, int, int]]]:
-    return lambda text, _: [(name, *parse_limit(text))]
-
-
-def _commands(text: str, context: Context) -> list[ExecCommand]:
-    """Read ``ExecStart=`` and its like. Source: config_parse_exec of systemd 252."""
-    found: list[ExecCommand] = []
-    at = 0
-    try:
-        while at < len(text):
-            command, at = _command(text, at, context)
-            found.append(command)
-    except QuotingError as error:
-        raise ValueError(f"{error} in {text!r}; close it, or write \\x22") from error
-    return found
-
-
-def _command(text: str, at: int, context: Context) -> tuple[ExecCommand, int]:
-    first, at = next_word(text, at)
-    prefixes, path = _prefixes(first or "")
-    path = context.specifiers.expand(path)
-    if not path or (not os.path.isabs(path) and "/" in path):
-        raise ValueError(
-            f"{path!r} is neither an absolute path nor a program's bare name; "
-            "write the program's whole path"
-        )
-    argv = [] if "@" in prefixes else [path]
-    while at < len(text):
-        if text[at] == ";" and text[at + 1 : at + 2] in ("", *WHITESPACE):
-            at += 1
-            at += len(text[at:]) - len(text[at:].lstrip(WHITESPACE))
-            break
-        if text[at : at + 2] == "\\;" and text[at + 2 : at + 3] in ("", *WHITESPACE):
-            argv.append(";")
-            at += 2
-            at += len(text[at:]) - len(text[at:].lstrip(WHITESPACE))
-            continue
-        word, at = next_word(text, at)
-        if word is None:
-            break
-        argv.append(context.specifiers.expand(word))
-    if not argv:
-        raise ValueError(f"{text!r} names no argv[0] after '@'; write the name to run it under")
-    return (
-        ExecCommand(
-            path,
-            tuple(argv),
-            context.place,
-            ignore_failure="-" in prefixes,
-            expand_environment=":" not in prefixes,
-            privileged="+" in prefixes or "!" in prefixes,
-        ),
-        at,
-    )
-
-
-def _prefixes(word: str) -> tuple[str, str]:
-    """Split off the special prefixes, each of which counts once (``!`` twice)."""
-    seen = ""
-    while word[:1] and word[0] in "-@:+!":
-        if word[0] in seen and seen[-1:] + word[0] != "!!":
-            break
-        if word[0] in "+!" and ("+" in seen or seen.count("!") > 1):
-            break
-        seen += word[0]
-        word = word[1:]
-    return seen, word
-
-
 #: Of the single values, those that are text: in the others a percent sign is one.
-_EXPANDED = (str, _absolute, _slice)
+_EXPANDED = (str, read.absolute_path, read.slice_name)
 
 _CONDITIONS = (
     *("PathExists", "PathExistsGlob", "PathIsDirectory", "PathIsSymbolicLink", "PathIsMountPoint"),
@@ -318,17 +101,17 @@ class UnitSettings:
     """Section ``[Unit]``."""
 
     description: str = one("Description", str, "")
-    documentation: list[str] = many("Documentation SourcePath", _text)
-    after: list[str] = many("After", _units, resets=False)
-    before: list[str] = many("Before", _units, resets=False)
-    wants: list[str] = many("Wants", _units, resets=False)
-    requires: list[str] = many("Requires", _units, resets=False)
-    requisite: list[str] = many("Requisite", _units, resets=False)
-    binds_to: list[str] = many("BindsTo", _units, resets=False)
-    part_of: list[str] = many("PartOf", _units, resets=False)
-    conflicts: list[str] = many("Conflicts", _units, resets=False)
-    on_failure: list[str] = many("OnFailure", _units, resets=False)
-    on_success: list[str] = many("OnSuccess", _units, resets=False)
+    documentation: list[str] = many("Documentation SourcePath", read.text_of)
+    after: list[str] = many("After", read.unit_names, resets=False)
+    before: list[str] = many("Before", read.unit_names, resets=False)
+    wants: list[str] = many("Wants", read.unit_names, resets=False)
+    requires: list[str] = many("Requires", read.unit_names, resets=False)
+    requisite: list[str] = many("Requisite", read.unit_names, resets=False)
+    binds_to: list[str] = many("BindsTo", read.unit_names, resets=False)
+    part_of: list[str] = many("PartOf", read.unit_names, resets=False)
+    conflicts: list[str] = many("Conflicts", read.unit_names, resets=False)
+    on_failure: list[str] = many("OnFailure", read.unit_names, resets=False)
+    on_success: list[str] = many("OnSuccess", read.unit_names, resets=False)
     default_dependencies: bool = one("DefaultDependencies", parse_boolean, True)
     start_limit_interval: float = one(
         "StartLimitIntervalSec StartLimitInterval", parse_seconds, 10.0
@@ -355,24 +138,28 @@ class ServiceSettings:
 
     type: str | None = one(
         "Type",
-        _choice("simple", "exec", "forking", "oneshot", "notify", "notify-reload", "idle", "dbus"),
+        read.choice(
+            "simple", "exec", "forking", "oneshot", "notify", "notify-reload", "idle", "dbus"
+        ),
         None,
     )
-    exec_condition: list[ExecCommand] = many("ExecCondition", _commands)
-    exec_start_pre: list[ExecCommand] = many("ExecStartPre", _commands)
-    exec_start: list[ExecCommand] = many("ExecStart", _commands)
-    exec_start_post: list[ExecCommand] = many("ExecStartPost", _commands)
-    exec_reload: list[ExecCommand] = many("ExecReload", _commands)
-    exec_stop: list[ExecCommand] = many("ExecStop", _commands)
-    exec_stop_post: list[ExecCommand] = many("ExecStopPost", _commands)
+    exec_condition: list[ExecCommand] = many("ExecCondition", read.commands)
+    exec_start_pre: list[ExecCommand] = many("ExecStartPre", read.commands)
+    exec_start: list[ExecCommand] = many("ExecStart", read.commands)
+    exec_start_post: list[ExecCommand] = many("ExecStartPost", read.commands)
+    exec_reload: list[ExecCommand] = many("ExecReload", read.commands)
+    exec_stop: list[ExecCommand] = many("ExecStop", read.commands)
+    exec_stop_post: list[ExecCommand] = many("ExecStopPost", read.commands)
     remain_after_exit: bool = one("RemainAfterExit", parse_boolean, False)
     guess_main_pid: bool = one("GuessMainPID", parse_boolean, True)
     pid_file: str | None = one("PIDFile", str, None)
     bus_name: str | None = one("BusName", str, None)
-    notify_access: str | None = one("NotifyAccess", _choice("none", "main", "exec", "all"), None)
+    notify_access: str | None = one(
+        "NotifyAccess", read.choice("none", "main", "exec", "all"), None
+    )
     restart: str = one(
         "Restart",
-        _choice(
+        read.choice(
             *("no", "always", "on-success", "on-failure"),
             *("on-abnormal", "on-abort", "on-watchdog"),
         ),
@@ -381,22 +168,22 @@ class ServiceSettings:
     restart_sec: float = one("RestartSec", parse_seconds, 0.1)
     restart_steps: int = one("RestartSteps", parse_number, 0)
     restart_max_delay: float = one("RestartMaxDelaySec", parse_seconds, math.inf)
-    success_exit_status: list[ExitStatuses] = many("SuccessExitStatus", _statuses)
-    restart_prevent: list[ExitStatuses] = many("RestartPreventExitStatus", _statuses)
-    restart_force: list[ExitStatuses] = many("RestartForceExitStatus", _statuses)
+    success_exit_status: list[ExitStatuses] = many("SuccessExitStatus", read.statuses)
+    restart_prevent: list[ExitStatuses] = many("RestartPreventExitStatus", read.statuses)
+    restart_force: list[ExitStatuses] = many("RestartForceExitStatus", read.statuses)
     timeout_start: float | None = one("TimeoutStartSec TimeoutSec", parse_timeout, None)
     timeout_stop: float = one("TimeoutStopSec TimeoutSec", parse_timeout, 90.0)
     timeout_abort: float | None = one("TimeoutAbortSec", parse_timeout, None)
     start_failure_mode: str = one(
-        "TimeoutStartFailureMode", _choice("terminate", "abort", "kill"), "terminate"
+        "TimeoutStartFailureMode", read.choice("terminate", "abort", "kill"), "terminate"
     )
     stop_failure_mode: str = one(
-        "TimeoutStopFailureMode", _choice("terminate", "abort", "kill"), "terminate"
+        "TimeoutStopFailureMode", read.choice("terminate", "abort", "kill"), "terminate"
     )
     runtime_max: float = one("RuntimeMaxSec", parse_timeout, math.inf)
     watchdog: float = one("WatchdogSec", parse_timeout, math.inf)
     kill_mode: str = one(
-        "KillMode", _choice("control-group", "mixed", "process", "none"), "control-group"
+        "KillMode", read.choice("control-group", "mixed", "process", "none"), "control-group"
     )
     kill_signal: int = one("KillSignal", parse_signal, int(signal.SIGTERM))
     restart_kill_signal: int | None = one("RestartKillSignal", parse_signal, None)
@@ -404,16 +191,16 @@ class ServiceSettings:
     watchdog_signal: int = one("WatchdogSignal", parse_signal, int(signal.SIGABRT))
     send_sigkill: bool = one("SendSIGKILL", parse_boolean, True)
     send_sighup: bool = one("SendSIGHUP", parse_boolean, False)
-    oom_policy: str = one("OOMPolicy", _choice("continue", "stop", "kill"), "stop")
+    oom_policy: str = one("OOMPolicy", read.choice("continue", "stop", "kill"), "stop")
     user: str | None = one("User", str, None)
     group: str | None = one("Group", str, None)
-    supplementary_groups: list[str] = many("SupplementaryGroups", _words)
-    working_directory: str | None = one("WorkingDirectory", _absolute, None)
-    environment: list[str] = many("Environment", _variables)
-    environment_files: list[str] = many("EnvironmentFile", _environment_files)
-    pass_environment: list[str] = many("PassEnvironment", _words)
-    unset_environment: list[str] = many("UnsetEnvironment", _words)
-    search_path: list[str] = many("ExecSearchPath", _text)
+    supplementary_groups: list[str] = many("SupplementaryGroups", read.words_of)
+    working_directory: str | None = one("WorkingDirectory", read.absolute_path, None)
+    environment: list[str] = many("Environment", read.variables)
+    environment_files: list[str] = many("EnvironmentFile", read.environment_files)
+    pass_environment: list[str] = many("PassEnvironment", read.words_of)
+    unset_environment: list[str] = many("UnsetEnvironment", read.words_of)
+    search_path: list[str] = many("ExecSearchPath", read.text_of)
     umask: int = one("UMask", parse_mode, 0o022)
     nice: int | None = one("Nice", lambda text: parse_number(text, -20, 19), None)
     oom_score_adjust: int | None = one(
@@ -427,18 +214,18 @@ class ServiceSettings:
     resource_limits: list[tuple[str, int, int]] = field(
         default_factory=list, metadata={"names": []}
     )
-    runtime_directory: list[str] = many("RuntimeDirectory", _directory_names)
-    state_directory: list[str] = many("StateDirectory", _directory_names)
-    cache_directory: list[str] = many("CacheDirectory", _directory_names)
-    logs_directory: list[str] = many("LogsDirectory", _directory_names)
-    configuration_directory: list[str] = many("ConfigurationDirectory", _directory_names)
+    runtime_directory: list[str] = many("RuntimeDirectory", read.directory_names)
+    state_directory: list[str] = many("StateDirectory", read.directory_names)
+    cache_directory: list[str] = many("CacheDirectory", read.directory_names)
+    logs_directory: list[str] = many("LogsDirectory", read.directory_names)
+    configuration_directory: list[str] = many("ConfigurationDirectory", read.directory_names)
     runtime_directory_mode: int = one("RuntimeDirectoryMode", parse_mode, 0o755)
     state_directory_mode: int = one("StateDirectoryMode", parse_mode, 0o755)
     cache_directory_mode: int = one("CacheDirectoryMode", parse_mode, 0o755)
     logs_directory_mode: int = one("LogsDirectoryMode", parse_mode, 0o755)
     configuration_directory_mode: int = one("ConfigurationDirectoryMode", parse_mode, 0o755)
     runtime_directory_preserve: str = one(
-        "RuntimeDirectoryPreserve", _choice("no", "yes", "restart"), "no"
+        "RuntimeDirectoryPreserve", read.choice("no", "yes", "restart"), "no"
     )
 
     @property
@@ -467,23 +254,23 @@ class ServiceSettings:
 class LimitSettings:
     """What ``[Service]`` and ``[Slice]`` say of memory and tasks. Units: bytes, tasks."""
 
-    slice: str | None = one("Slice", _slice, None)
+    slice: str | None = one("Slice", read.slice_name, None)
     memory_max: int = one("MemoryMax MemoryLimit", parse_memory, NO_LIMIT)
     memory_high: int = one("MemoryHigh", parse_memory, NO_LIMIT)
     tasks_max: int = one("TasksMax", parse_tasks, NO_LIMIT)
-    kmem_max: int = one("X-KmemMax", _kmem, NO_LIMIT)
-    kmem_kinds: list[str] = many("X-KmemKinds", _kinds)
-    kmem_inject: list[str] = many("X-KmemInject", _injections)
+    kmem_max: int = one("X-KmemMax", read.kmem_size, NO_LIMIT)
+    kmem_kinds: list[str] = many("X-KmemKinds", read.kinds)
+    kmem_inject: list[str] = many("X-KmemInject", read.injections)
 
 
 @dataclass
 class InstallSettings:
     """Section ``[Install]``: the units given count as enabled."""
 
-    alias: list[str] = many("Alias", _units)
-    wanted_by: list[str] = many("WantedBy", _units)
-    required_by: list[str] = many("RequiredBy", _units)
-    also: list[str] = many("Also", _units)
+    alias: list[str] = many("Alias", read.unit_names)
+    wanted_by: list[str] = many("WantedBy", read.unit_names)
+    required_by: list[str] = many("RequiredBy", read.unit_names)
+    also: list[str] = many("Also", read.unit_names)
     default_instance: str | None = one("DefaultInstance", str, None)
 
 
@@ -491,14 +278,16 @@ def condition_keys() -> dict[str, list[Key]]:
     """List the keys of conditions and asserts that are looked at."""
     found = {}
     for kind in _CONDITIONS:
-        found[f"Condition{kind}"] = [Key("conditions", _conditions(kind), many=True, resets=True)]
-        found[f"Assert{kind}"] = [Key("asserts", _conditions(kind), many=True, resets=True)]
+        found[f"Condition{kind}"] = [
+            Key("conditions", read.conditions(kind), many=True, resets=True)
+        ]
+        found[f"Assert{kind}"] = [Key("asserts", read.conditions(kind), many=True, resets=True)]
     return found
 
 
 def resource_limit_keys() -> dict[str, list[Key]]:
     """List the keys of resource limits; the last one of a name counts."""
     return {
-        name: [Key("resource_limits", _resource(kernel), many=True, resets=False)]
+        name: [Key("resource_limits", read.resource_limit(kernel), many=True, resets=False)]
         for name, kernel in RESOURCE_LIMITS.items()
     }

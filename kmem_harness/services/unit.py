@@ -10,8 +10,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.services.readers import Context
 from kmem_harness.services.settings import (
-    Context,
     InstallSettings,
     Key,
     LimitSettings,

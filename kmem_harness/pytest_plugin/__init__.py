@@ -6,8 +6,8 @@ run with containers needs are imported by that run.
 
 from __future__ import annotations
 
-from kmem_harness.pytest_plugin.containers import ContainerFactory
-from kmem_harness.pytest_plugin.docker_patch import pytest_runtestloop
+from typing import TYPE_CHECKING, Any
+
 from kmem_harness.pytest_plugin.fixtures import (
     kmem_container,
     kmem_container_module,
@@ -29,9 +29,13 @@ from kmem_harness.pytest_plugin.session import (
     pytest_addoption,
     pytest_configure,
     pytest_report_header,
+    pytest_runtestloop,
 )
 from kmem_harness.pytest_plugin.settings import Settings
 from kmem_harness.pytest_plugin.sweeping import pytest_pyfunc_call
+
+if TYPE_CHECKING:
+    from kmem_harness.pytest_plugin.containers import ContainerFactory
 
 __all__ = [
     "ContainerFactory",
@@ -55,3 +59,11 @@ __all__ = [
     "pytest_runtest_makereport",
     "pytest_runtestloop",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ContainerFactory":  # for annotations; most runs have none
+        from kmem_harness.pytest_plugin.containers import ContainerFactory
+
+        return ContainerFactory
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,33 +1,25 @@
-"""Keep docker-py patched while tests run, if that was asked for: ``--kmem-docker-patch``."""
+"""Keep docker-py patched while tests run: ``--kmem-docker-patch``."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-import pytest
-
-from kmem_harness.pytest_plugin.settings import SETTINGS
+from kmem_harness.docker import patch
+from kmem_harness.harness import Harness
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Iterator
 
-    from kmem_harness.harness import Harness
+    from kmem_harness.pytest_plugin.settings import Settings
 
-__all__ = ["pytest_runtestloop"]
+__all__ = ["patched"]
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    """Patch for as long as tests run."""
-    settings = session.config.stash[SETTINGS]
-    if not settings.docker_patch:
-        return (yield)
-    from kmem_harness.docker import patch
-    from kmem_harness.harness import Harness
-
+@contextmanager
+def patched(settings: Settings) -> Iterator[None]:
+    """Patch docker-py, with a harness that is made when a container first asks for kernel memory."""
     with ExitStack() as stack:
-        # Made when a container first asks for kernel memory: a run may have none.
         started: list[Harness] = []
 
         def harness() -> Harness:
@@ -41,4 +33,4 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
             return started[0]
 
         with patch(harness, settings.limit):
-            return (yield)
+            yield

@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kmem_harness.pytest_plugin.containers import ContainerFactory
 from kmem_harness.pytest_plugin.fault_markers import fault_rules_of, sweep_of
 from kmem_harness.pytest_plugin.markers import limit_of
 from kmem_harness.pytest_plugin.records import SESSION, begin
 from kmem_harness.pytest_plugin.settings import SETTINGS
-from kmem_harness.pytest_plugin.verdicts import cannot_enforce
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kmem_harness.harness import Harness, MemcgHandle
+    from kmem_harness.pytest_plugin.containers import ContainerFactory
 
 __all__ = [
     "kmem_container",
@@ -35,6 +34,7 @@ def kmem_harness(pytestconfig: pytest.Config) -> Iterator[Harness]:
     """Give the session's harness: one controller for all tests of this process."""
     from kmem_harness.core.errors import UnsupportedHostError
     from kmem_harness.harness import Harness
+    from kmem_harness.pytest_plugin.verdicts import cannot_enforce
 
     settings = pytestconfig.stash[SETTINGS]
     try:
@@ -110,6 +110,8 @@ def _memcg(request: pytest.FixtureRequest, harness: Harness) -> Iterator[MemcgHa
 def _factory(
     request: pytest.FixtureRequest, harness: Harness, memcg: MemcgHandle
 ) -> Iterator[ContainerFactory]:
+    from kmem_harness.pytest_plugin.containers import ContainerFactory
+
     settings = request.config.stash[SETTINGS]
     record = begin(request, memcg, limit_of(request.node, settings))
     record.faults = fault_rules_of(request.node)

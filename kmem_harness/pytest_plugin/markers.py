@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kmem_harness.pytest_plugin.fault_markers import judge_fault_markers
 from kmem_harness.pytest_plugin.nearest import read_nearest
@@ -38,8 +37,7 @@ _LIMIT_KMEM = inspect.signature(lambda size, kinds=None, mode="enforce": None)  
 _LIMIT_KMEM_LEAKS = inspect.signature(lambda size="0": None)  # noqa: ARG005
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(NamedTuple):
     """What one memcg is limited to."""
 
     size: str | int | None

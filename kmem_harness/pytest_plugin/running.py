@@ -11,7 +11,6 @@ import pytest
 from kmem_harness.pytest_plugin.markers import leaks_allowed
 from kmem_harness.pytest_plugin.records import RECORD, take_settled, wider
 from kmem_harness.pytest_plugin.settings import SETTINGS
-from kmem_harness.pytest_plugin.verdicts import KmemFailed
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -125,6 +124,7 @@ def _shared(item: pytest.Item) -> list[Record]:
 def _check_timeouts(record: Record) -> None:
     if record.timed_out:
         from kmem_harness.pytest_plugin.cards import name_of
+        from kmem_harness.pytest_plugin.verdicts import KmemFailed
 
         box, seconds = next(iter(record.timed_out.items()))
         text = (
@@ -145,6 +145,8 @@ def _explain(
     report: pytest.TestReport,
     refused_here: list[Record],
 ) -> None:
+    from kmem_harness.pytest_plugin.verdicts import KmemFailed
+
     error = None if call.excinfo is None else call.excinfo.value
     why = error.why if isinstance(error, KmemFailed) else None
     shown = [record for record in _own(item) if record.boxes] + refused_here

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from kmem_harness.pytest_plugin.collecting import Collector
 from kmem_harness.pytest_plugin.fault_markers import FAULT_MARKERS
 from kmem_harness.pytest_plugin.markers import MARKERS
 from kmem_harness.pytest_plugin.settings import OPTIONS, SETTINGS, read_settings
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Generator
 
-__all__ = ["pytest_addoption", "pytest_configure", "pytest_report_header"]
+__all__ = [
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_report_header",
+    "pytest_runtestloop",
+]
 
 _ALWAYS_SHOWN = ("limit", "kernel", "runtime")
 
@@ -22,13 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("kmem", "kernel-memory limits (kmem-harness)")
     for option in OPTIONS:
         if option.metavar is None:
-            group.addoption(option.flag, action="store_true", default=None, help=option.help)
+            group.addoption(option.flag, action="store_true", default=None, help=option.text)
         else:
             action = "append" if option.name == "report" else "store"
             group.addoption(
-                option.flag, action=action, default=None, metavar=option.metavar, help=option.help
+                option.flag, action=action, default=None, metavar=option.metavar, help=option.text
             )
-        text = option.help.replace("%%", "%")
+        text = option.text.replace("%%", "%")
         if option.name == "report":
             parser.addini(option.ini, text, "linelist")
         else:
@@ -49,6 +56,18 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[BASELINE] = read_baseline(settings)
     if not hasattr(config, "workerinput"):  # an xdist worker's reports are collected with the rest
         config.pluginmanager.register(Collector(config), "kmem_harness_collector")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Keep docker-py patched for as long as tests run, if that was asked for."""
+    settings = session.config.stash[SETTINGS]
+    if not settings.docker_patch:
+        return (yield)
+    from kmem_harness.pytest_plugin.docker_patch import patched
+
+    with patched(settings):
+        return (yield)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

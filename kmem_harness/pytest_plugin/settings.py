@@ -6,8 +6,7 @@ Each beats the one after it. A marker beats them all; those are read in ``marker
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -20,42 +19,34 @@ if TYPE_CHECKING:
 __all__ = ["OPTIONS", "SETTINGS", "Given", "Option", "Settings", "read_settings"]
 
 
-@dataclass(frozen=True)
 class Option:
-    """One setting: ``--kmem-NAME``, ``KMEM_HARNESS_NAME``, ini ``kmem_name``.
+    """One setting: ``--kmem-NAME``, ``KMEM_HARNESS_NAME``, ini ``kmem_name``."""
 
-    ``read`` makes a value of what stands there, and raises ValueError with the rule.
-    """
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[str, Path], Any],
+        default: Any,
+        metavar: str | None,
+        text: str,
+    ) -> None:
+        """Have *read* make a value of what is set; it raises ValueError with the rule.
 
-    name: str
-    read: Callable[[str, Path], Any]
-    default: Any
-    metavar: str | None  # None: a switch
-    help: str
-
-    @property
-    def field(self) -> str:
-        """Its name in :class:`Settings`."""
-        return self.name.replace("-", "_")
-
-    @property
-    def flag(self) -> str:
-        """Its name on the command line."""
-        return f"--kmem-{self.name}"
-
-    @property
-    def variable(self) -> str:
-        """Its name in the environment."""
-        return f"KMEM_HARNESS_{self.field.upper()}"
-
-    @property
-    def ini(self) -> str:
-        """Its name in ini files."""
-        return f"kmem_{self.field}"
+        Without a *metavar* it is a switch. *text* is its help.
+        """
+        self.name = name
+        self.read = read
+        self.default = default
+        self.metavar = metavar
+        self.text = text
+        #: Its name in :class:`Settings`, on the command line, in the environment, in ini files.
+        self.field = name.replace("-", "_")
+        self.flag = f"--kmem-{name}"
+        self.variable = f"KMEM_HARNESS_{self.field.upper()}"
+        self.ini = f"kmem_{self.field}"
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(NamedTuple):
     """What somebody set: the text, where it stands, and how near that is (the lower, the nearer)."""
 
     text: str
@@ -63,10 +54,10 @@ class Given:
     rank: int
 
 
-@dataclass(frozen=True)
 class Settings:
     """What the user asked for, once and for the whole run."""
 
+    # Plain classes in here: making dataclasses takes more of a run's start than all the rest.
     limit: str | None
     kernel: str
     runtime: str
@@ -85,6 +76,11 @@ class Settings:
     fail_on_increase: float | None
     #: What was set, by field.
     given: Mapping[str, Given]
+
+    def __init__(self, values: Mapping[str, Any], given: Mapping[str, Given]) -> None:
+        """Hold one of *values* for each option."""
+        vars(self).update(values)
+        self.given = given
 
     @property
     def counts_always(self) -> bool:
@@ -219,7 +215,7 @@ def read_settings(config: pytest.Config) -> Settings:
             value = _read(config, option, found)
         values[option.field] = value
     _settle_contradictions(values, given)
-    return Settings(**values, given=given)
+    return Settings(values, given)
 
 
 def _settle_contradictions(values: dict[str, Any], given: dict[str, Given]) -> None:

@@ -25,6 +25,7 @@ __all__ = ["render_html", "run_sections", "usage_figures", "write_html"]
 
 #: A limit this many times higher than the curve is said in words: drawn, it would flatten it.
 _FAR = 4
+_LONGEST_COMMAND = 100
 _CARD_FIELDS = ("time", "box", "pid", "tid", "comm", "syscall", "kind", "errno", "memcg")
 
 
@@ -105,7 +106,7 @@ def _table_of_runs(reports: Sequence[Mapping[str, Any]]) -> Table:
         limit = kmem["limit"]
         rows.append(
             [
-                Cell(shlex.join(one["command"]) or "(the image's own)", mono=True),
+                Cell(_command(one["command"]), mono=True),
                 Cell(one["memcg"]["path"], mono=True),
                 Cell(one["mode"]),
                 Cell(_ended(one)),
@@ -382,6 +383,12 @@ def _table_of_kinds(reports: Sequence[Mapping[str, Any]]) -> Table:
                 )
     columns = ["memcg", "kind", "charged", "uncharged", "refused", "live", "live at most"]
     return Table("", [*columns, "each", "at most"], rows, "" if rows else "nothing was charged")
+
+
+def _command(words: Sequence[str]) -> str:
+    """Show a command in a line or two: programs given as text have many."""
+    shown = " ".join(shlex.join(words).split()) or "(the image's own)"
+    return shown if len(shown) <= _LONGEST_COMMAND else f"{shown[: _LONGEST_COMMAND - 4]} ..."
 
 
 def _ended(report: Mapping[str, Any]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import ConfigurationError
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from kmem_harness.experiments.model import BoxPlan, Experiment
 
-__all__ = ["NAME", "check"]
+__all__ = ["NAME", "check", "check_programs"]
 
 #: A box's name goes into memcg paths and file names.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -46,6 +48,25 @@ def check(experiment: Experiment) -> None:
         for limit in row.values():
             _check_limit(f"memcg.{where}", limit, experiment)
     _check_oracle(experiment, names)
+
+
+def check_programs(experiment: Experiment) -> None:
+    """See that what runs on this machine is here. Raises: ConfigurationError, naming what is not."""
+    for box in experiment.boxes:
+        commands = {} if box.image or box.runtime else {"command": box.command}
+        commands["aggressor"] = () if box.image or box.runtime else box.aggressor
+        for key in ("ready", "health", "probe"):
+            request = getattr(box, key)
+            commands[f"{key}.command"] = request.command if request else ()
+        for key, command in commands.items():
+            # A parameter may be part of it, or the box may change its PATH.
+            if command and not PLACEHOLDER.search(command[0]) and "PATH" not in box.env:
+                where = os.path.join(box.cwd, command[0]) if box.cwd and "/" in command[0] else ""
+                if shutil.which(where or command[0]) is None:
+                    raise ConfigurationError(
+                        f"box.{box.name}.{key}: {command[0]!r} is not there or cannot be executed; "
+                        "install it, or give its path"
+                    )
 
 
 def _check_box(box: BoxPlan, experiment: Experiment, names: list[str]) -> None:

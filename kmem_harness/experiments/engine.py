@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kmem_harness.core.errors import ConfigurationError
-from kmem_harness.experiments.checks import check
+from kmem_harness.experiments.checks import check, check_programs
 from kmem_harness.experiments.executor import LocalExecutor
 from kmem_harness.experiments.findings import findings_of
 from kmem_harness.experiments.plan import Plan
@@ -71,18 +71,16 @@ def run(
     Shape: see :func:`results_of`. Raises: ConfigurationError; OracleNeverPassesError if not even
     the easiest run passes; RunImpossibleError, RunLostError; what is stored stays.
     """
-    check(experiment)
-    os.makedirs(folder, exist_ok=True)
-    with Store(os.path.join(folder, RESULTS), experiment) as store:
-        plan = Plan(experiment)
-        loop = _Loop(plan, store, watcher or _Quiet())
-        todo = loop.from_store(plan.first())
-        if todo:
-            with closing(executor or LocalExecutor(jobs or slots_for(experiment))) as workers:
-                loop.carry_out(todo, workers)
-        elif executor is not None:
-            executor.close()
-        results = results_of(store)
+    with closing(executor or LocalExecutor(jobs or slots_for(experiment))) as workers:
+        check(experiment)
+        if isinstance(workers, LocalExecutor):
+            check_programs(experiment)
+        os.makedirs(folder, exist_ok=True)
+        with Store(os.path.join(folder, RESULTS), experiment) as store:
+            plan = Plan(experiment)
+            loop = _Loop(plan, store, watcher or _Quiet())
+            loop.carry_out(loop.from_store(plan.first()), workers)
+            results = results_of(store)
     write_json(folder, results)
     _complain_of_oracle(plan, results)
     return results

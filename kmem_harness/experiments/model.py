@@ -129,16 +129,3 @@ class Experiment:
     def box(self, name: str) -> BoxPlan:
         """Find a box by name."""
         return next(box for box in self.boxes if box.name == name)
-
-    @property
-    def sizes(self) -> list[str]:
-        """The parameters that some limit is made of, in the order of ``vary``."""
-        limits = [
-            limit
-            for box in self.boxes
-            for limit in (box.kmem_limit, box.memory_limit)
-            if limit is not None
-        ]
-        limits += [limit for row in self.memcgs.values() for limit in row.values()]
-        used = {name for limit in limits for name in PLACEHOLDER.findall(limit)}
-        return [name for name in self.vary.names if name in used]

@@ -20,6 +20,7 @@ from kmem_harness.experiments import parse, run
 from kmem_harness.experiments.command import experiment
 from kmem_harness.experiments.engine import OracleNeverPassesError, executor_for
 from kmem_harness.experiments.executor import LocalExecutor, RunImpossibleError
+from kmem_harness.experiments.store import Store
 from tests.experiments.tables import forkers, need
 from tests.report.pages import Reader
 
@@ -163,11 +164,23 @@ def test_run_when_nothing_can_pass_then_says_why_and_keeps_the_results(tmp_path)
     ]
 
 
-def test_run_when_a_command_is_not_there_then_says_so(tmp_path):
+def test_run_when_a_command_is_not_there_then_says_so_before_anything_starts(tmp_path):
     table = forkers()
     table["box"]["forker"]["command"] = ["no-such-program"]
-    with pytest.raises(RunImpossibleError, match=r"no-such-program"):
+    with pytest.raises(ConfigurationError, match=r"box.forker.command: 'no-such-program' is not"):
         run(parse(table), str(tmp_path), jobs=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_when_no_worker_can_make_it_then_says_why_and_keeps_the_rest(tmp_path):
+    table = forkers(vary={"n": [1, 2], "where": [str(tmp_path), "/nowhere"], "limit": ["1M"]})
+    table["box"]["forker"]["cwd"] = "{where}"
+    with pytest.raises(
+        RunImpossibleError, match=r"'where': '/nowhere'.* cannot be made: .*nowhere"
+    ):
+        run(parse(table), str(tmp_path / "out"), jobs=1)
+    with Store(str(tmp_path / "out" / "results.sqlite")) as store:
+        assert [one["passed"] for one in store.outcomes().values()] == [True]
 
 
 def test_run_when_a_run_hangs_then_the_timeout_ends_it(tmp_path):

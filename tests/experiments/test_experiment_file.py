@@ -58,7 +58,6 @@ def test_load_when_file_is_whole_then_gives_the_experiment(tmp_path):
         0.01,
         ("cache-cli", "{port.cache}"),
     )
-    assert experiment.sizes == ["limit"]
 
 
 def changed(path, value):

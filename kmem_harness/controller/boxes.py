@@ -213,11 +213,7 @@ class Boxes:
                 lambda taken: self._taken(running, taken),
                 (lambda pid: self._may_join(running, pid)) if lasting else None,
             )
-            if fds:
-                if request.get("record"):
-                    box.events = box.recording = RecordingFile(os.dup(fds[0]), box)
-                else:
-                    box.events = EventFile(os.dup(fds[0]))
+            _write_events(box, fds, record=bool(request.get("record")))
         self._running[name] = running
         return path
 
@@ -572,6 +568,14 @@ class Boxes:
             self._loop.forget(running.target_pidfd)
             os.close(running.target_pidfd)
             running.target_pidfd = -1
+
+
+def _write_events(box: Box, fds: list[int], *, record: bool) -> None:
+    """Have refusals, or with *record* all charges, written to the descriptor that came along."""
+    if fds and record:
+        box.events = box.recording = RecordingFile(os.dup(fds[0]), box)
+    elif fds:
+        box.events = EventFile(os.dup(fds[0]))
 
 
 def memcg_report(memcg: Memcg) -> dict[str, Any]:

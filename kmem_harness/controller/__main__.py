@@ -33,6 +33,11 @@ def main() -> None:
     _harden()
     loop = Loop()
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+    # A loop that waits hears of the signal through this alone.
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    signal.set_wakeup_fd(tell.fileno())
+    loop.watch(told.fileno(), lambda _: None)
     tree = MemcgTree(profile_named(kernel), stock=False, use_hierarchy=True)
     server = Server(loop, tree, directory)
     server.listen()

@@ -241,10 +241,9 @@ def start_process(
     )
 
 
-def control_directory(base: str | None = None) -> str:
+def control_directory() -> str:
     """Choose a fresh path for a controller's sockets, short enough for a socket address."""
-    base = base or _base_directories()[0]
-    return f"{base}/{_prefix()}{os.getpid()}-{os.urandom(4).hex()}"
+    return f"{_base_directories()[0]}/{_prefix()}{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def running() -> list[str]:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller import protocol
-from kmem_harness.controller.client import control_directory, start_process
+from kmem_harness.controller.client import start_process
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
 from kmem_harness.core.profiles import profile_named
 
@@ -70,7 +70,7 @@ def listen(path: str = SOCKET, engine: str | None = None) -> None:
                     del sessions[over]
                     shutil.rmtree(over, ignore_errors=True)  # there only if it was killed
                 with connection:
-                    sessions.update(_open_session(connection, directory, facts))
+                    sessions.update(_open_session(connection, path, facts))
         finally:
             for child in sessions.values():
                 child.terminate()
@@ -92,12 +92,12 @@ def _sweep(directory: str, path: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
     for left in os.listdir(directory):
-        if left.startswith("kmem-harness-"):
+        if left.startswith(f"{os.path.basename(path)}."):
             shutil.rmtree(os.path.join(directory, left), ignore_errors=True)
 
 
 def _open_session(
-    connection: socket.socket, directory: str, facts: dict[str, Any]
+    connection: socket.socket, path: str, facts: dict[str, Any]
 ) -> dict[str, subprocess.Popen[bytes]]:
     """Start a controller that goes on talking over *connection*, if it asks for one.
 
@@ -108,7 +108,7 @@ def _open_session(
         request, fds = protocol.receive(connection)
         protocol.close_all(fds)
         kernel = profile_named(str(request.get("kernel"))).name
-        here = control_directory(directory)
+        here = f"{path}.{os.urandom(4).hex()}"  # its own: what is swept is what we made
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         owner = os.pidfd_open(_CREDENTIALS.unpack(peer)[0])
         try:

@@ -68,7 +68,7 @@ def cli() -> None:
 @click.option(
     "--memory-limit",
     metavar="SIZE",
-    help="Limit of memory.limit_in_bytes (kernel memory only, so far).",
+    help="Limit of kernel and user memory together; what does not fit is killed.",
 )
 @click.option(
     "--kernel",

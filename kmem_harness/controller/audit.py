@@ -73,11 +73,13 @@ class Audit:
     """The parts of one box, the cheapest first."""
 
     def __init__(self, books: Books, parts: list[Part]) -> None:
-        """Count *parts*, as far as the books have their kinds, into *books*."""
+        """Count *parts* into *books*: those that have a kind of theirs, or that look at no kinds."""
         self._books = books
         self._rested = 0.0
         self._parts = [
-            _Timed(part) for part in parts if any(kind in books.kinds for kind in part.kinds)
+            _Timed(part)
+            for part in parts
+            if not part.kinds or any(kind in books.kinds for kind in part.kinds)
         ]
 
     @property

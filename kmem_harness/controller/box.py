@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kmem_harness.controller.name_part import NamePart
     from kmem_harness.controller.parts import SpacePart, TaskPart
     from kmem_harness.controller.recording import RecordingFile
+    from kmem_harness.controller.user_part import UserPart
     from kmem_harness.core.counter import ResourceCounter
     from kmem_harness.core.memcg import Memcg
     from kmem_harness.interposer.listener import Listener
@@ -96,6 +97,7 @@ class Box:
         self.tasks: TaskPart | None = None
         self.spaces: SpacePart | None = None
         self.names: NamePart | None = None
+        self.user: UserPart | None = None
         self.events: EventFile | None = None
         #: The event file once more, where it takes every charge.
         self.recording: RecordingFile | None = None
@@ -176,6 +178,8 @@ class Box:
         """Take back everything: the last task of the box is gone. Raises: AccountingError."""
         self.over = True
         self.books.close(self.name)
+        if self.user is not None:
+            self.user.close()
         self.note_usage(last=True)
 
     # -- refusals --------------------------------------------------------------------------
@@ -195,8 +199,6 @@ class Box:
             return {}
         pid, tid, comm = caller
         card = {
-            "time": time.time(),
-            "box": self.name,
             "pid": pid,
             "tid": tid,
             "comm": comm,
@@ -204,6 +206,33 @@ class Box:
             "kind": kind.name,
             "nbytes": charge.nbytes,
             "errno": kind.errno_name,
+            **self._where(by),
+        }
+        self.keep(card)
+        return card
+
+    def oom_killed(self, pid: int, nbytes: int, by: ResourceCounter) -> dict[str, Any]:
+        """Count a task that is killed because user memory met *by*, and write its card."""
+        self.refusals += 1
+        self.note_usage()
+        card = {
+            "pid": pid,
+            "tid": pid,
+            "comm": comm_of(pid),
+            "syscall": "page fault",
+            "kind": "user-memory",
+            "nbytes": nbytes,
+            "errno": "OOM",
+            **self._where(by),
+        }
+        self.keep(card)
+        return card
+
+    def _where(self, by: ResourceCounter) -> dict[str, Any]:
+        """Say which counter refused, and how things stood."""
+        return {
+            "time": time.time(),
+            "box": self.name,
             "memcg": self.memcg.path,
             "refused_by": by.memcg.path if by.memcg else "/",
             "counter": by.name,
@@ -211,8 +240,6 @@ class Box:
             "limit": by.limit,
             "live": {one.name: one.live for one in self.kinds.values() if one.live},
         }
-        self.keep(card)
-        return card
 
     def keep(self, card: dict[str, Any]) -> None:
         """Keep a refusal's card: in the report while there is room, in the event file always."""
@@ -276,7 +303,7 @@ class Box:
             self._looks += self.audit.count
             self._look_seconds += self.audit.seconds
             self.audit.close()
-        self.audit = self.tasks = self.spaces = self.names = None
+        self.audit = self.tasks = self.spaces = self.names = self.user = None
         self._forks.clear()
 
     def _mode(self) -> str:

@@ -14,17 +14,14 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.controller.audit import Audit, Part
-from kmem_harness.controller.books import Kind
+from kmem_harness.controller.audit_of import begin_audit
 from kmem_harness.controller.box import Box, EventFile
 from kmem_harness.controller.gate import Gate
 from kmem_harness.controller.handshake import Handshake, Taken
 from kmem_harness.controller.legacy import Legacy, carry_out
 from kmem_harness.controller.loop import HANGUP, READABLE, Loop
-from kmem_harness.controller.name_part import NamePart
 from kmem_harness.controller.native import RuntimeHandshake
-from kmem_harness.controller.parts import DescriptorPart, SpacePart, SystemVPart, TaskPart
-from kmem_harness.controller.pricing import Pricing, add_kinds, families, make_pricing
+from kmem_harness.controller.pricing import Pricing, add_kinds, make_pricing, read_kinds
 from kmem_harness.controller.recording import RecordingFile
 from kmem_harness.controller.room import is_short
 from kmem_harness.core.errors import ConfigurationError, ShimError
@@ -36,7 +33,6 @@ from kmem_harness.interposer.entrants import (
     pid_inside,
     shares_pid_namespace,
 )
-from kmem_harness.interposer.file_systems import FileSystems
 from kmem_harness.interposer.filter import (
     FALLBACK_FLAGS,
     FILTER_FLAGS,
@@ -63,6 +59,9 @@ _TICK_SECONDS = 0.001
 #: of the time at most.
 _LOOK_SECONDS = 0.1
 _LOOK_REST = 100.0
+#: Where a limit binds user memory, this often: a fifth of the time at most.
+_FAULTS_SECONDS = 0.01
+_FAULTS_REST = 4.0
 #: How long the end of a box waits for its last task to let go of the filter.
 _LAST_TASK_SECONDS = 2.0
 _ALWAYS_DENIED = dict.fromkeys(
@@ -115,6 +114,7 @@ class Boxes:
         self._loop = loop
         self._directory = directory
         self._running: dict[str, _Running] = {}
+        self._on_refusal = on_refusal
         self._gate = Gate(self.all, on_refusal)
         self._on_refusal = on_refusal
         self._ticking = False
@@ -153,16 +153,7 @@ class Boxes:
                 f"box {name!r} cannot be looked after: hardly a descriptor is left to the controller; "
                 "end other boxes, or raise the hard limit (ulimit -Hn)"
             )
-        kinds = {
-            kind: Kind(
-                kind,
-                int(cost["nbytes"]),
-                int(cost["errno"]),
-                str(cost["errno_name"]),
-                int(cost.get("included", 0)),
-            )
-            for kind, cost in request["kinds"].items()
-        }
+        kinds = read_kinds(request["kinds"])
         box = Box(name, memcg, kinds, observe=bool(request["observe"]))
         bound = [counter for counter in box.counters if not counter.unlimited]
         if bound and not memcg.accounts:
@@ -191,16 +182,10 @@ class Boxes:
         running.bounded = bounded
         path = None
         if filtered:
-            pricing = (
-                make_pricing(kinds, self._architecture, box.table_grows) if bounded else Pricing()
-            )
+            pricing = Pricing()
             if bounded:
-                made_by = {
-                    kind: cost["made_by"]
-                    for kind, cost in request["kinds"].items()
-                    if "made_by" in cost
-                }
-                add_kinds(pricing, kinds, made_by, self._architecture)
+                pricing = make_pricing(kinds, self._architecture, box.table_grows)
+                add_kinds(pricing, kinds, request["kinds"], self._architecture)
             box.prices = pricing.prices
             if box.faults is not None:
                 box.faults.narrow(pricing.only_if)
@@ -344,32 +329,16 @@ class Boxes:
             running.outsiders = {"1", pid_inside(target)}
         if not running.bounded:
             return  # nothing is charged, so there are no books to compare with
-        if running.isolation == "none":
-            tasks = TaskPart(DescendantCensus(box.init_pid, frozenset({str(target)})))
-        else:
-            tasks = TaskPart(NamespaceCensus(box.init_pid, running.outsiders))
-        box.tasks = tasks
-        parts: list[Part] = [tasks]
-        kinds = box.kinds
-        # An engine's own init may be the target itself; ours never is.
-        processes = BoxProcesses(box.init_pid, with_init=running.lasting)
-        if any(kind.included for kind in kinds.values()) or "file" in kinds:
-            box.spaces = SpacePart(
-                processes,
-                lambda: len(running.joined) + (len(running.outsiders) if running.lasting else 1),
-                {name: kind.included for name, kind in kinds.items() if kind.included},
-                bounded=not box.observe,
-            )
-            descriptors = DescriptorPart(processes, box.spaces)
-            descriptors.leave_out_what_is_there()
-            parts += [box.spaces, descriptors]
-        names = families(kinds)
-        if names:
-            box.names = NamePart(FileSystems(box.init_pid), names, processes)
-            parts.append(box.names)
-        if any(name in kinds for name in SystemVPart.kinds):
-            parts.append(SystemVPart())
-        box.audit = Audit(box.books, parts)
+        begin_audit(
+            box,
+            DescendantCensus(box.init_pid, frozenset({str(target)}))
+            if running.isolation == "none"
+            else NamespaceCensus(box.init_pid, running.outsiders),
+            # An engine's own init may be the target itself; ours never is.
+            BoxProcesses(box.init_pid, with_init=running.lasting),
+            lambda: len(running.joined) + (len(running.outsiders) if running.lasting else 1),
+            self._on_refusal,
+        )
 
     def _may_join(self, running: _Running, pid: int) -> bool:
         """Say whether a process that nobody announced is an exec into this container.
@@ -443,7 +412,7 @@ class Boxes:
     def _keep_looking(self) -> None:
         if not self._looking:
             self._looking = True
-            self._loop.call_later(_LOOK_SECONDS, self._look)
+            self._loop.call_later(_FAULTS_SECONDS, self._look)
 
     def _look(self) -> None:
         """Note what the boxes use now, as long as any runs."""
@@ -455,7 +424,11 @@ class Boxes:
         if running:
             wide = min(box.timeline.slot_seconds for box in running)
             took = time.monotonic() - began
-            self._loop.call_later(max(_LOOK_SECONDS, wide, took * _LOOK_REST), self._look)
+            pause = max(_LOOK_SECONDS, wide, took * _LOOK_REST)
+            if any(box.user is not None for box in running):
+                # Faults come unasked: what they take is to be seen before it is much.
+                pause = max(_FAULTS_SECONDS, took * _FAULTS_REST)
+            self._loop.call_later(pause, self._look)
 
     def _target_died(self, running: _Running) -> None:
         """Let nothing new be made: a box ends with its first process."""

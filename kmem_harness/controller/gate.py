@@ -39,7 +39,7 @@ _PEAK_PARTS = 128
 class _Parked:
     """A call that waits for an answer."""
 
-    __slots__ = ("box", "charge", "deadline", "id", "listener", "tid")
+    __slots__ = ("box", "charge", "deadline", "id", "killed", "listener", "tid")
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class _Parked:
         self.tid = tid
         self.charge = charge
         self.deadline = deadline
+        self.killed = False
 
 
 class Gate:
@@ -170,6 +171,10 @@ class Gate:
             over = _all_over(box, nbytes)
             if over:
                 if too_late or (all(fresh) and any(self._is_certain(one, nbytes) for one in over)):
+                    if self._kills(call, over):
+                        call.deadline = now + PARK_SECONDS
+                        self._parked.append(call)
+                        return
                     self._refuse(call)
                 else:
                     self._parked.append(call)
@@ -183,6 +188,21 @@ class Gate:
             raise AccountingError(message)
         self._let_run(box, call.listener, call.id, call.tid, charge, before)
         box.note_usage()
+
+    def _kills(self, call: _Parked, over: list[ResourceCounter]) -> bool:
+        """Have a task killed where this kernel would, for a call that only lacks memory.
+
+        Once for each call: what that does not make room for is refused.
+        """
+        charging = call.box.memcg.tree.charging
+        if call.killed or not charging.kills_at_memory_limit:
+            return False
+        if any(counter.name == "kmem" for counter in over):
+            return False
+        call.killed = True
+        return any(
+            one.user is not None and one.user.make_room(over[0]) for one in self._below(over)
+        )
 
     def _refuse(self, call: _Parked) -> None:
         box, charge, listener = call.box, call.charge, call.listener

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller.books import Charge, Kind, Price
 from kmem_harness.costs.kinds import Argument, Modelled, charged_syscalls
@@ -12,11 +12,11 @@ from kmem_harness.interposer.filter import Condition
 from kmem_harness.interposer.memory_maps import table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from kmem_harness.interposer.syscalls import Architecture
 
-__all__ = ["Pricing", "add_kinds", "families", "make_pricing"]
+__all__ = ["Pricing", "add_kinds", "families", "make_pricing", "read_kinds"]
 
 _NEW_DESCRIPTOR = 7  # argument 1 of dup2 and dup3, in a notification
 
@@ -27,6 +27,20 @@ class Pricing:
 
     prices: dict[int, Price] = field(default_factory=dict)
     only_if: dict[str, Condition] = field(default_factory=dict)
+
+
+def read_kinds(request: Mapping[str, Mapping[str, Any]]) -> dict[str, Kind]:
+    """Read the kinds of a control request, as ``LiveKind.request`` gives them."""
+    return {
+        name: Kind(
+            name,
+            int(cost["nbytes"]),
+            int(cost["errno"]),
+            str(cost["errno_name"]),
+            int(cost.get("included", 0)),
+        )
+        for name, cost in request.items()
+    }
 
 
 def families(kinds: Mapping[str, Kind]) -> dict[str, dict[str, Kind]]:
@@ -65,13 +79,13 @@ def make_pricing(
 def add_kinds(
     pricing: Pricing,
     kinds: Mapping[str, Kind],
-    made_by: Mapping[str, Sequence[str]],
+    request: Mapping[str, Mapping[str, Any]],
     architecture: Architecture,
 ) -> None:
-    """Price the kinds of *made_by*, each by the calls that make one of it."""
+    """Price the kinds of *request* that say what they are made by, one for each such call."""
     makes: dict[str, dict[Kind, int]] = {}
-    for kind, syscalls in made_by.items():
-        for name in syscalls:
+    for kind, cost in request.items():
+        for name in cost.get("made_by", ()):
             makes.setdefault(name, {})[kinds[kind]] = 1
     for name, counts in makes.items():
         number = architecture.numbers.get(name)

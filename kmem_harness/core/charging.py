@@ -90,6 +90,11 @@ class Charging:
     unaccounted: Situation
 
     @property
+    def kills_at_memory_limit(self) -> bool:
+        """Whether a kernel request that finds no room there has a task killed (K46, K110)."""
+        raise NotImplementedError
+
+    @property
     def at_memory_limit(self) -> str:
         """Say for people what a kernel request meets at the memory limit."""
         raise NotImplementedError
@@ -181,6 +186,11 @@ class ResCounterCharging(Charging):
     oom_needs: Gfp
     oom_kills: bool
     bypass_forces_kmem: bool
+
+    @property
+    def kills_at_memory_limit(self) -> bool:
+        """Whether a kernel request that finds no room there has a task killed."""
+        return self.oom_kills
 
     @property
     def at_memory_limit(self) -> str:
@@ -303,6 +313,11 @@ class PageCounterCharging(Charging):
     younger: there it is refused after one more round of retries, and no recording of an OOM kill
     has a max_usage above the limit (mm/memcontrol.c, ``passed_oom``).
     """
+
+    @property
+    def kills_at_memory_limit(self) -> bool:
+        """Whether a kernel request that finds no room there has a task killed."""
+        return True
 
     @property
     def at_memory_limit(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kmem_harness import Harness, RefusalCard
+from kmem_harness import RefusalCard
 from tests.harness.forker import TASK, Forker, python
 
 COUNTER = {"limit": int, "usage": int, "max_usage": int, "failcnt": int}
@@ -138,19 +138,6 @@ def test_report_when_box_is_free_then_mode_is_off(harness):
     assert report["mode"] == "off"
     assert report["notifications"] == 0
     assert report["memcg"]["kmem"] == {"limit": -1, "usage": 0, "max_usage": 0, "failcnt": 0}
-
-
-def test_card_when_memory_counter_refuses_then_says_so():
-    with Harness("5.10") as harness:
-        limit = 2 * harness._kinds()["task"]["nbytes"] // 4096 * 4096 + 4096
-        with Forker(harness, memory_limit=limit, kinds=["task"]) as forker:
-            assert forker.fork(5) == (2, "ENOMEM")
-            (card,) = forker.box.refusals
-            forker.finish()
-            report = forker.box.report()
-    assert (card.counter, card.limit) == ("memory", limit)
-    assert report["memcg"]["kmem"]["limit"] == -1
-    assert report["memcg"]["memory"]["max_usage"] <= limit
 
 
 def test_card_when_a_thread_is_refused_then_pid_is_its_process_and_tid_its_own(harness):

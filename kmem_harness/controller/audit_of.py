@@ -1,0 +1,61 @@
+"""Put together the audit of one box: the parts that its kinds and its limits call for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kmem_harness.controller.audit import Audit, Part
+from kmem_harness.controller.name_part import NamePart
+from kmem_harness.controller.parts import DescriptorPart, SpacePart, SystemVPart, TaskPart
+from kmem_harness.controller.pricing import families
+from kmem_harness.controller.user_part import UserPart
+from kmem_harness.interposer.file_systems import FileSystems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmem_harness.controller.box import Box
+    from kmem_harness.interposer.census import TaskCensus
+    from kmem_harness.interposer.processes import BoxProcesses
+
+__all__ = ["begin_audit"]
+
+
+def begin_audit(
+    box: Box,
+    census: TaskCensus,
+    processes: BoxProcesses,
+    outside: Callable[[], int],
+    on_refusal: Callable[[Box, dict[str, Any]], None],
+) -> None:
+    """See what there is to look at, before the target makes anything.
+
+    :param outside: says how many of *processes* were made outside, and so are not charged.
+    :param on_refusal: is given the card of each process killed for its user memory.
+
+    Raises: OSError if the box is gone, or not ours to look at.
+    """
+    kinds = box.kinds
+    box.tasks = TaskPart(census)
+    parts: list[Part] = [box.tasks]
+    if any(kind.included for kind in kinds.values()) or "file" in kinds:
+        included = {name: kind.included for name, kind in kinds.items() if kind.included}
+        box.spaces = SpacePart(processes, outside, included, bounded=not box.observe)
+        descriptors = DescriptorPart(processes, box.spaces)
+        descriptors.leave_out_what_is_there()
+        parts += [box.spaces, descriptors]
+    names = families(kinds)
+    if names:
+        box.names = NamePart(FileSystems(box.init_pid), names, processes)
+        parts.append(box.names)
+    if any(name in kinds for name in SystemVPart.kinds):
+        parts.append(SystemVPart())
+    limits_memory = any(
+        counter.name == "memory" and not counter.unlimited for counter in box.counters
+    )
+    if limits_memory and not box.observe:
+        box.user = UserPart(
+            box.memcg, processes, lambda *killed: on_refusal(box, box.oom_killed(*killed))
+        )
+        parts.append(box.user)
+    box.audit = Audit(box.books, parts)

@@ -35,6 +35,9 @@ class Part(Protocol):
     def potential(self, books: Books) -> int:
         """Say how many bytes a look could take back at most."""
 
+    def doubts(self) -> list[str]:
+        """Say, in sentences, what it could not see."""
+
     def close(self) -> None:
         """Let go of what is held open."""
 
@@ -91,6 +94,10 @@ class Audit:
     def seconds(self) -> float:
         """What all looks together have cost."""
         return sum(timed.total for timed in self._parts)
+
+    def doubts(self) -> list[str]:
+        """Say what could not be seen, so that it stays charged or is charged too little."""
+        return [doubt for timed in self._parts for doubt in timed.part.doubts()]
 
     def all_parts(self) -> None:
         """Count everything now."""

@@ -113,6 +113,7 @@ class Box:
         #: What the memcg had in use when all of this box was last looked at.
         self.usage_seen = 0
         self.timeline = Timeline()
+        self._doubts: dict[str, None] = {}
         self._looks = 0
         self._look_seconds = 0.0
         self._forks: dict[int, tuple[float, Charge, Charge]] = {}
@@ -257,8 +258,10 @@ class Box:
     def report(self) -> dict[str, Any]:
         """Give this box's part of the report; counters are the memcg's own business."""
         looks, seconds = self._looks, self._look_seconds
+        doubts: list[str] = []
         if self.audit is not None:
             looks, seconds = looks + self.audit.count, seconds + self.audit.seconds
+            doubts = self.audit.doubts()
         return {
             "mode": self._mode(),
             "kinds": {
@@ -273,6 +276,7 @@ class Box:
             },
             "notifications": self.notifications,
             "census": {"count": looks, "seconds": round(seconds, 6)},
+            "partial": [*dict.fromkeys([*self._doubts, *doubts])],
             "events_lost": self.events.lost if self.events else 0,
             "timeline": self.timeline.report(self.kinds),
             **({} if self.faults is None else {"faults": self.faults.report()}),
@@ -302,6 +306,7 @@ class Box:
         if self.audit is not None:
             self._looks += self.audit.count
             self._look_seconds += self.audit.seconds
+            self._doubts = dict.fromkeys([*self._doubts, *self.audit.doubts()])
             self.audit.close()
         self.audit = self.tasks = self.spaces = self.names = self.user = None
         self._forks.clear()

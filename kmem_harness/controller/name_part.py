@@ -46,6 +46,7 @@ class NamePart:
         self._held: set[tuple[int, int]] | None = None
         #: What had been made, and what was being made, when this was last looked at.
         self._made = self._under_way = 0
+        self._strangers = False
         #: Inodes that may go without a further call: what holds them lets go.
         self._going = 0
 
@@ -53,14 +54,31 @@ class NamePart:
         """Learn that *tid* is about to make or remove a name."""
         self._watch.watch(tid, charge.syscall, notification)
 
+    def doubts(self) -> list[str]:
+        """See :class:`Part`."""
+        found = [
+            f"names on {kind} are not seen to be made or removed: it does not say how many it holds"
+            for kind in sorted(self._systems.silent)
+        ]
+        if self._strangers:
+            found.append(
+                "names were not seen to be removed while a process had a mount namespace of its own"
+            )
+        return found
+
     def count(self, books: Books) -> None:
         """See :class:`Part`."""
+        if not self._systems.are_all_seen_by(self._processes.list()):
+            # What they mount for themselves is not among these file systems.
+            self._strangers = True
+            return
         seen = self._watch.settle()  # first: it holds what it watches
         used = self._systems.used()
         alive = self._alive
         least, most, may_go = self._bounds(books, seen)
         for device, now in used.items():
-            change = now - self._used.get(device, now)
+            # One that was mounted since begins with what was made on it.
+            change = now - self._used.get(device, 0)
             if change < 0:
                 change = -min(-change, may_go, alive.get(device, 0))
                 may_go += change

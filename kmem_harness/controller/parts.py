@@ -53,6 +53,10 @@ class TaskPart:
         """See :class:`Part`."""
         return books.nbytes_of(self.kinds)
 
+    def doubts(self) -> list[str]:
+        """See :class:`Part`."""
+        return []
+
     def close(self) -> None:
         """See :class:`Part`."""
         self._census.close()
@@ -68,6 +72,7 @@ class DescriptorPart:
         self._processes = processes
         self._spaces = spaces
         self._known: dict[str, str] = {}
+        self._failed = 0
         self._outside: dict[str, int] = {}
         self._outside_inodes: frozenset[str] = frozenset()
 
@@ -105,6 +110,14 @@ class DescriptorPart:
         """See :class:`Part`."""
         return books.nbytes_of(self.kinds)
 
+    def doubts(self) -> list[str]:
+        """See :class:`Part`."""
+        return (
+            [f"descriptors could not be read {self._failed} times, and were taken for open then"]
+            if self._failed
+            else []
+        )
+
     def close(self) -> None:
         """See :class:`Part`."""
 
@@ -117,6 +130,7 @@ class DescriptorPart:
             # Whoever forked them may have closed, before we came to it, what they still hold.
             return None
         self._known = found.inodes
+        self._failed += not found.complete
         return found if found.complete else None
 
     def _mapped(self, books: Books, counts: dict[str, int], found: Descriptors) -> tuple[int, int]:
@@ -150,6 +164,7 @@ class SpacePart:
         self._outside = outside
         self._spaces = AddressSpaces(included)
         self._bounded = bounded
+        self._failed = 0
 
     def look(self) -> Sum:
         """Sum up the address spaces as they are now."""
@@ -167,6 +182,7 @@ class SpacePart:
         """See :class:`Part`."""
         total = self.look()
         if not total.complete:
+            self._failed += 1
             return
         kinds = books.kinds
         task, executed = kinds.get("task"), kinds.get("exec")
@@ -189,6 +205,16 @@ class SpacePart:
         if task is not None and executed is not None:
             cheaper = task.live * max(task.nbytes - executed.nbytes, 0)
         return cheaper + books.nbytes_of(_GROWING)
+
+    def doubts(self) -> list[str]:
+        """See :class:`Part`."""
+        return (
+            [
+                f"address spaces could not be read {self._failed} times, and were taken as before then"
+            ]
+            if self._failed
+            else []
+        )
 
     def close(self) -> None:
         """See :class:`Part`."""
@@ -220,6 +246,10 @@ class SystemVPart:
     def potential(self, books: Books) -> int:
         """See :class:`Part`."""
         return books.nbytes_of(self.kinds)
+
+    def doubts(self) -> list[str]:
+        """See :class:`Part`."""
+        return []
 
     def close(self) -> None:
         """See :class:`Part`."""

@@ -76,6 +76,10 @@ class UserPart:
         del books
         return self._charged
 
+    def doubts(self) -> list[str]:
+        """See :class:`Part`."""
+        return []
+
     def close(self) -> None:
         """See :class:`Part`."""
         self._release(self._charged)

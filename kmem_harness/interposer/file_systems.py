@@ -50,6 +50,7 @@ class FileSystems:
     def __init__(self, pid: int) -> None:
         """Look at the mounts of *pid*. Raises: OSError if it is gone."""
         self._root = f"/proc/{pid}/root"
+        self._namespace = os.readlink(f"/proc/{pid}/ns/mnt")
         self._mounts = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._changes = select.poll()
         self._changes.register(self._mounts, select.POLLPRI)
@@ -69,6 +70,14 @@ class FileSystems:
                 figures = os.statvfs(path)
                 used[device] = figures.f_files - figures.f_ffree
         return used
+
+    def are_all_seen_by(self, pids: list[int]) -> bool:
+        """Say whether none of *pids* has mounts of its own."""
+        for pid in pids:
+            with suppress(FileNotFoundError, ProcessLookupError):  # it is gone
+                if os.readlink(f"/proc/{pid}/ns/mnt") != self._namespace:
+                    return False
+        return True
 
     def class_of(self, device: str) -> str:
         """Say what a device's names cost: as on "tmpfs" or as on "disk"."""

@@ -188,3 +188,19 @@ def test_peak_when_a_load_is_repeated_then_is_the_same_within_a_hundredth(
     peaks = [command_line.run(command, "--kmem-limit", "16M").kmem["max_usage"] for _ in range(2)]
     assert peaks[0] == pytest.approx(peaks[1], rel=0.01)
     assert peaks[0] == pytest.approx(2000 * 2_576, rel=0.02)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount in a box")
+@pytest.mark.parametrize("own", [(), ("unshare", "-m")], ids=["for all", "for itself"])
+def test_names_when_made_on_a_mount_of_the_targets_own_then_are_no_escape(
+    own: tuple[str, ...],
+    command_line: CommandLine,
+    programs: Programs,
+    somewhere: Callable[[str], Path],
+) -> None:
+    where = somewhere("tmpfs")
+    script = f"mount -t tmpfs none {where} && {programs['objects']} mkdir-flat 5000 {where}"
+    outcome = command_line.run([*own, "sh", "-c", script], "--kmem-limit", "1M")
+    assert outcome.tally()["errno"] == "ENOMEM"
+    assert int(outcome.tally()["objects"]) * 928 <= parse_size("1M")
+    assert bool(outcome.report["partial"]) == bool(own)

@@ -179,7 +179,7 @@ class Manager:
             ending.cancel()
             await self.stop_all()
             starting.cancel()
-        if self.controller_died:
+        if self.controller_died or not self.harness.controller.alive:
             raise ControllerDiedError("the controller died, and every box with it")
         return self.held
 

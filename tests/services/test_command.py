@@ -151,6 +151,25 @@ def test_services_when_told_to_end_twice_then_nobody_is_waited_for(terminal):
     assert running.returncode == 1
 
 
+def test_services_when_the_controller_is_killed_then_the_command_ends_with_125(terminal):
+    (terminal.units / "a.service").write_text(
+        "[Service]\nX-KmemMax=4M\nExecStart=/bin/sh -c 'echo up; sleep 60'\n"
+    )
+    running = terminal.start("run", str(terminal.units))
+    read_until(running, "up")
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    (controller,) = (
+        pid
+        for pid in children
+        if str(terminal.run_directory) in Path(f"/proc/{pid}/cmdline").read_text()
+        and "kmem-init" not in Path(f"/proc/{pid}/cmdline").read_text()
+    )
+    os.kill(int(controller), signal.SIGKILL)
+    rest, _ = running.communicate(timeout=30)
+    assert running.returncode == 125
+    assert "the controller died" in rest
+
+
 def test_services_when_the_command_is_killed_then_nothing_is_left(terminal):
     (terminal.units / "a.service").write_text(
         "[Service]\nType=notify\nNotifyAccess=all\nTimeoutStartSec=infinity\n"

@@ -1,0 +1,103 @@
+"""What a process's tables hold is counted by kind, each object once, and nothing is left out."""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+from kmem_harness.interposer.descriptors import count_descriptors
+
+WATCHES = frozenset({"epoll-watch"})
+
+
+def counted(*pids):
+    found = count_descriptors(list(pids) or [os.getpid()], {}, WATCHES)
+    assert found.complete
+    return found
+
+
+@pytest.fixture
+def before():
+    return counted()
+
+
+def more(before, kind, *pids):
+    return counted(*pids).kinds[kind] - before.kinds[kind]
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        ((socket.AF_UNIX, socket.SOCK_STREAM), "unix-socket"),
+        ((socket.AF_UNIX, socket.SOCK_DGRAM), "unix-socket"),
+        ((socket.AF_INET, socket.SOCK_STREAM), "tcp-socket"),
+        ((socket.AF_INET6, socket.SOCK_STREAM), "tcp6-socket"),
+        ((socket.AF_INET, socket.SOCK_DGRAM), "udp-socket"),
+        ((socket.AF_NETLINK, socket.SOCK_RAW), "netlink-socket"),
+    ],
+)
+def test_socket_when_open_then_is_counted_by_its_protocol(before, family, kind):
+    with socket.socket(*family):
+        assert more(before, kind) == 1
+    assert more(before, kind) == 0
+
+
+def test_pipe_when_open_at_both_ends_then_is_one(before):
+    ends = os.pipe()
+    assert more(before, "pipe") == 1
+    os.close(ends[0])
+    assert more(before, "pipe") == 1
+    os.close(ends[1])
+    assert more(before, "pipe") == 0
+
+
+def test_epoll_when_it_watches_then_each_watch_is_an_object(before):
+    with select.epoll() as epoll, socket.socket() as watched:
+        epoll.register(watched.fileno())
+        assert more(before, "anon-file") == 1
+        assert more(before, "epoll-watch") == 1
+
+
+def test_file_when_a_child_inherited_it_then_is_one_object(before):
+    with open("/proc/self/exe", "rb"):  # noqa: PTH123 - a descriptor is what is wanted
+        ready, release = os.pipe(), os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(ready[1], b"x")
+            os.read(release[0], 1)
+            os._exit(0)
+        try:
+            os.read(ready[0], 1)
+            assert more(before, "file", os.getpid(), child) == 1
+        finally:
+            os.write(release[1], b"x")
+            os.waitpid(child, 0)
+            for end in (*ready, *release):
+                os.close(end)
+
+
+def test_descriptors_when_in_an_unread_message_then_are_counted_where_they_wait(before):
+    with ExitStack() as each:
+        here, there = (each.enter_context(end) for end in socket.socketpair())
+        ends = os.pipe()
+        here.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", ends))])
+        for end in ends:
+            os.close(end)
+        found = counted()
+        assert found.kinds["pipe"] == before.kinds["pipe"]
+        assert found.in_flight - before.in_flight == 2
+        there.recv(1)  # without room for descriptors: the kernel drops them
+        assert counted().in_flight == before.in_flight
+
+
+def test_process_when_gone_then_holds_nothing():
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert counted(child).kinds == {}

@@ -1,0 +1,200 @@
+"""How it grows: boxes at once, tasks in a box, levels of memcgs, objects in the books.
+
+``python -m tests.benchmarks.bench_scale [--boxes N...] [--tasks N...] [--calls N]
+[--scale-json FILE]``.
+It judges nothing; what is promised of growth is said beside the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from kmem_harness import Harness
+from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.tree import MemcgTree
+from tests.support.programs import Programs, find_compiler, why_no_compiler
+
+BOXES, TASKS, CALLS = (1, 8, 64), (10, 1_000), 20_000
+DEPTHS = (1, 2, 4, 8, 16)
+OBJECTS = 1_000_000
+_FIGURES = re.compile(r"(ns|p50|p99|p999)=([0-9.]+)")
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+def _seconds_of(pid: int) -> float:
+    """Give the processor time a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def _resident_kb(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+
+
+def boxes(program: str, count: int, calls: int) -> dict[str, Any]:
+    """Run *count* boxes at once that share *calls* calls; look at calls and at the controller."""
+    with Harness("5.10") as harness, ExitStack() as stack:
+        controller = harness.controller.pid
+        empty_kb = _resident_kb(controller)
+        started = time.perf_counter()
+        running = []
+        each = max(50, calls // count)
+        for _ in range(count):
+            # Each waits for its input to end, so that all begin at once.
+            command = ["/bin/sh", "-c", f'read _; exec "{program}" call {each} latency']
+            box = harness.run(
+                command, kmem_limit="64M", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            running.append(stack.enter_context(box))
+        start_seconds = time.perf_counter() - started
+        kb_each = (_resident_kb(controller) - empty_kb) / count
+        busy, started = _seconds_of(controller), time.perf_counter()
+        for box in running:
+            box.running.stdin.close()
+        texts = [box.running.stdout.read() for box in running]
+        seconds = time.perf_counter() - started
+        busy = _seconds_of(controller) - busy
+        found = [dict(_FIGURES.findall(str(text))) for text in texts]
+        latency = {
+            name: round(statistics.median(float(one[name]) for one in found) / 1000, 1)
+            for name in ("p50", "p99", "p999")
+        }
+        for box in running:
+            box.wait(timeout=60)
+            box.running.stdout.close()
+    return {
+        "boxes": count,
+        "calls_per_second": round(count * each / seconds),
+        **{f"{name}_us": value for name, value in latency.items()},
+        "controller_share_of_cpu": round(busy / seconds, 2),
+        "controller_kb": empty_kb,
+        "controller_kb_a_box": round(kb_each),
+        "start_ms_a_box": round(start_seconds / count * 1000, 1),
+    }
+
+
+_FILL = """
+import os, signal, sys, time
+made = 0
+try:
+    while True:
+        if os.fork() == 0:
+            signal.pause()
+        made += 1
+except OSError:
+    pass
+took = []
+for _ in range(200):
+    began = time.perf_counter()
+    try:
+        os.fork() or os._exit(0)
+    except OSError:
+        took.append(time.perf_counter() - began)
+took.sort()
+print(made, took[len(took) // 2], took[-2], flush=True)
+"""
+
+
+def tasks(count: int) -> dict[str, Any]:
+    """Fill a box with *count* tasks, and time forks that are refused, and what a census takes."""
+    with Harness("v4") as harness:
+        command = [sys.executable, "-I", "-S", "-c", _FILL]
+        with harness.run(command, kmem_limit=count * 8192, stdout=subprocess.PIPE) as box:
+            made, middle, worst = str(box.running.stdout.readline()).strip("b'\\n").split()
+            box.wait(timeout=60)
+            box.running.stdout.close()
+            census = box.report()["census"]
+    return {
+        "tasks": int(made),
+        "refused_fork_p50_us": round(float(middle) * 1e6, 1),
+        "refused_fork_p99_us": round(float(worst) * 1e6, 1),
+        "census_us": round(census["seconds"] / max(1, census["count"]) * 1e6, 1),
+    }
+
+
+def depth(levels: int) -> dict[str, Any]:
+    """Charge and uncharge through *levels* memcgs."""
+    tree = MemcgTree(profile_named("5.10"), stock=False, use_hierarchy=True)
+    path = ""
+    for number in range(levels):
+        path += f"/{number}"
+        memcg = tree.make(path)
+    rounds = []
+    for _ in range(51):
+        started = time.thread_time_ns()
+        for _ in range(1_000):
+            memcg.try_charge(8192)
+            memcg.uncharge(8192)
+        rounds.append((time.thread_time_ns() - started) / 1_000_000)
+    return {"levels": levels, "charge_and_uncharge_us": round(statistics.median(rounds), 2)}
+
+
+def objects(count: int) -> dict[str, Any]:
+    """Charge *count* objects to a thousand memcgs, then one more: the books do not slow down."""
+    tree = MemcgTree(profile_named("5.10"), stock=False, use_hierarchy=True)
+    tree.make("/all")
+    memcgs = [tree.make(f"/all/{number}") for number in range(1_000)]
+    times = {}
+    for name, rounds in (("first", 1), ("rest", count // 1_000 - 2), ("last", 1)):
+        started = time.thread_time()
+        for _ in range(rounds):
+            for memcg in memcgs:
+                memcg.try_charge(264)
+        times[name] = (time.thread_time() - started) / max(1, rounds) / 1_000 * 1e6
+    return {
+        "objects": tree.find("/all").kmem.usage // 264,
+        **{f"{name}_us": round(value, 2) for name, value in times.items()},
+    }
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench_scale", description=__doc__)
+    parser.add_argument("--boxes", nargs="*", type=int, default=BOXES)
+    parser.add_argument("--tasks", nargs="*", type=int, default=TASKS)
+    parser.add_argument("--calls", type=int, default=CALLS)
+    parser.add_argument("--scale-json", type=Path, metavar="FILE")
+    # The other benchmarks' options, which nox hands to each.
+    known, _ = parser.parse_known_args(arguments)
+    return known
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, and print a line for each figure."""
+    options = _options(arguments)
+    compiler = find_compiler()
+    if compiler is None:
+        print(why_no_compiler())
+        return 1
+    rows: dict[str, list[dict[str, Any]]] = {"depth": [depth(each) for each in DEPTHS]}
+    rows["objects"] = [objects(OBJECTS)]
+    with TemporaryDirectory() as directory:
+        program = str(Programs(Path(directory), compiler)["load"])
+        Path(directory).chmod(0o755)
+        rows["tasks"] = [tasks(count) for count in options.tasks]
+        rows["boxes"] = [boxes(program, count, options.calls) for count in options.boxes]
+    for name, each in rows.items():
+        for row in each:
+            print(f"{name:8} " + "  ".join(f"{key} {value}" for key, value in row.items()))
+    if options.scale_json is not None:
+        options.scale_json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if len(rows["boxes"]) > 1:
+        few, many = rows["boxes"][0], rows["boxes"][-1]
+        kept = many["calls_per_second"] / few["calls_per_second"]
+        print(f"{many['boxes']} boxes against {few['boxes']}: {kept:.2f} x the calls, promised 0.8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,80 @@
+"""Show figures: a table, a picture, and what was promised. Knows figures; measures nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.benchmarks.loads import LOADS
+from tests.benchmarks.measure import BASE
+from tests.benchmarks.targets import TARGETS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.benchmarks.measure import Figures
+
+__all__ = ["picture", "table", "targets"]
+
+_COLOURS = {"limit": "#2a6fb0", "no limit": "#7fb2dd", "observe": "#7fb2dd", "inject": "#7fb2dd"}
+_FLOOR, _PEER = "#bbbbbb", "#d98a3d"
+_DRAWN = ("call", "fork", "exec", "thread", "pipe", "script")
+
+
+def _size(seconds: float) -> str:
+    return f"{seconds * 1e6:10.1f} us" if seconds < 0.01 else f"{seconds * 1e3:10.1f} ms"
+
+
+def table(figures: Figures) -> str:
+    """Draw every figure: median, spread and the ratio to native."""
+    lines = []
+    for load, ways in figures.seconds.items():
+        lines.append(f"{load}: {LOADS[load].what}")
+        for way in sorted(ways, key=lambda name: figures.median(load, name) or 0):
+            ratio = figures.ratio(load, way)
+            median = figures.median(load, way) or 0.0
+            beside = f"{ratio:7.2f} x {BASE}" if ratio is not None else ""
+            lines.append(f"  {way:18}{_size(median)} +-{figures.spread(load, way):4.0%}  {beside}")
+    return "\n".join(lines)
+
+
+def targets(figures: Figures) -> str:
+    """Draw the rows promised: target, reached, and whether that is it."""
+    lines = ["target   reached"]
+    for target in TARGETS:
+        reached = target.reached(figures)
+        shown = "not measured" if reached is None else f"{reached:6.2f}"
+        mark = "" if reached is None else "held  " if reached <= target.at_most else "MISSED"
+        lines.append(f"{target.at_most:6.2f} {shown:>9} {mark:7} {target.text}")
+    return "\n".join(lines)
+
+
+def picture(figures: Figures, path: Path) -> None:
+    """Draw the ratios to native as bars, a panel for each load."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "kmem-harness"
+    from matplotlib import pyplot as plt
+
+    drawn = [load for load in _DRAWN if load in figures.seconds]
+    rows = -(-len(drawn) // 2)
+    canvas, panels = plt.subplots(rows, 2, figsize=(9, 2.2 * rows), squeeze=False)
+    for panel, load in zip(panels.flat, drawn, strict=False):
+        ways = {way: figures.ratio(load, way) or 0 for way in figures.seconds[load]}
+        names = sorted(ways, key=lambda name: -ways[name])
+        colours = [
+            _COLOURS.get(name, _FLOOR if name == BASE or "loop" in name else _PEER)
+            for name in names
+        ]
+        bars = panel.barh(names, [ways[name] for name in names], color=colours)
+        panel.bar_label(bars, [f"{ways[name]:.2f}" for name in names], padding=2, fontsize=7)
+        panel.set_title(LOADS[load].what, fontsize=8, loc="left")
+        panel.set_xlim(0, max(ways.values()) * 1.15)
+        panel.tick_params(labelsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels.flat[len(drawn) :]:
+        panel.set_visible(False)
+    canvas.suptitle("time of one, as a multiple of native", fontsize=9)
+    canvas.tight_layout()
+    canvas.savefig(path, format="svg", metadata={"Date": None})
+    plt.close(canvas)

@@ -1,0 +1,81 @@
+"""The benchmarks' own arithmetic: figures, ratios, what counts as lost, what is shown."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.benchmarks import show
+from tests.benchmarks.loads import LOADS, Load, prepare
+from tests.benchmarks.measure import Figures, measure, seconds_of_one
+from tests.benchmarks.targets import TARGETS, losses, write_baseline
+
+
+@pytest.fixture
+def figures():
+    made = Figures()
+    for native, limited in ((10e-6, 11e-6), (20e-6, 24e-6), (10e-6, 12e-6), (10e-6, 13e-6)):
+        made.add("fork", "native", native)
+        made.add("fork", "limit", limited)
+    return made
+
+
+def test_ratio_when_the_machine_is_busy_for_a_round_then_compares_within_the_round(figures):
+    assert figures.ratio("fork", "limit") == pytest.approx(1.2)
+    assert figures.median("fork", "native") == pytest.approx(10e-6)
+    assert figures.ratio("fork", "strace") is None
+    assert 0 < figures.spread("fork", "limit") < 1
+
+
+def test_losses_when_a_ratio_is_a_fifth_worse_then_names_it(figures, tmp_path):
+    baseline = tmp_path / "baseline.json"
+    write_baseline(figures, baseline)
+    assert json.loads(baseline.read_text()) == {"fork": {"limit": 1.2}}
+    assert losses(figures, baseline) == []
+    baseline.write_text('{"fork": {"limit": 0.99, "observe": 1.0}, "pipe": {"limit": 1.0}}')
+    assert losses(figures, baseline) == ["fork, limit: 1.20 x native, was 0.99"]
+
+
+def test_targets_when_shown_then_say_held_missed_or_not_measured(figures):
+    rows = show.targets(figures).splitlines()[1:]
+    assert len(rows) == len(TARGETS)
+    (row,) = [line for line in rows if line.endswith("fork, exit, wait under a limit to native")]
+    assert row.split()[:3] == ["1.25", "1.20", "held"]
+    assert sum("not measured" in line for line in rows) == len(TARGETS) - 1
+
+
+def test_table_and_picture_when_drawn_then_have_each_way(figures, tmp_path):
+    text = show.table(figures)
+    assert "1.20 x native" in text
+    show.picture(figures, tmp_path / "p.svg")
+    first = (tmp_path / "p.svg").read_bytes()
+    show.picture(figures, tmp_path / "p.svg")
+    assert (tmp_path / "p.svg").read_bytes() == first
+    assert b"svg" in first
+
+
+def test_measure_when_run_then_interleaves_and_starts_elsewhere_each_round():
+    asked = []
+
+    def way(name):
+        def run(command):
+            asked.append(name)
+            return f"ns={len(command)}000\n"
+
+        return run
+
+    load = Load("fork", "a fork", 100)
+    ways = {name: way(name) for name in ("native", "limit")}
+    found = measure([load], lambda _: ways, "load", rounds=2, share=0.5, tell=lambda _: None)
+    assert asked == ["native", "limit", "limit", "native"]
+    assert found.median("fork", "limit") == pytest.approx(3e-6)
+    assert load.command("load", 0.5) == ["load", "fork", "50"]
+
+
+def test_load_when_it_is_a_whole_command_then_is_timed_from_outside(tmp_path):
+    load = LOADS["script"]
+    assert seconds_of_one(load, lambda _: "", load.command("load")) >= 0
+    assert load.command("load")[:2] == ["/bin/sh", "-ec"]
+    prepare(tmp_path)
+    assert len(list(tmp_path.glob("*.c"))) == 16

@@ -1,0 +1,196 @@
+"""Ways to run a command: native, in boxes, under what others offer, and on the bare floor.
+
+Knows how to start each and how to say why it is not to be had here; measures nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kmem_harness.interposer.listener import Listener
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from kmem_harness import Harness
+
+__all__ = ["FLOORS", "Ways"]
+
+Run = "Callable[[Sequence[str]], str]"
+#: Ways that only notify one call, and so are the floor of what a supervisor can cost.
+FLOORS = ("C loop", "Python loop")
+_NEVER = 65_535
+_PIDS = Path("/sys/fs/cgroup/pids")
+_SANDLOCK = """
+import sys, sandlock
+box = sandlock.Sandbox(fs_readable=["/"], fs_writable=["/dev", "/tmp", sys.argv[1]], cwd=sys.argv[1], max_processes=1000)
+result = box.run(sys.argv[2:])
+sys.stdout.buffer.write(result.stdout or b"")
+sys.stderr.buffer.write(getattr(result, "stderr", None) or b"")
+sys.exit(0 if result.success else 1)
+"""
+
+
+class Ways:
+    """Every way there is on this host, by name; ``missing`` says why the others are not.
+
+    :param notified: the compiled program of the floor.
+    :param directory: where commands run.
+    """
+
+    def __init__(self, harness: Harness, notified: str, directory: str) -> None:
+        self._harness = harness
+        self._notified = notified
+        self._directory = directory
+        self._exit = ExitStack()
+        self.missing: dict[str, str] = {}
+        self.runs: dict[str, Callable[[Sequence[str]], str]] = {
+            "native": self._native,
+            "C loop": lambda command: self._native([notified, *command]),
+            "Python loop": self._python_loop,
+            "no limit": self._box,
+            "limit": self._three_levels,
+            "observe": lambda command: self._box(command, mode="observe"),
+            "inject": lambda command: self._box(
+                command, faults=[f"fork:error=ENOMEM:when={_NEVER}"]
+            ),
+        }
+        self._offer("strace", self._strace())
+        self._offer("sandlock", self._sandlock())
+        self._offer("docker pids-limit", self._docker())
+        self._offer("pids cgroup", self._cgroup())
+
+    def close(self) -> None:
+        """Take away what was made for the ways."""
+        self._exit.close()
+
+    def _offer(self, name: str, way: Callable[[Sequence[str]], str] | str) -> None:
+        if isinstance(way, str):
+            self.missing[name] = way
+        else:
+            self.runs[name] = way
+
+    def _native(self, command: Sequence[str], **options: Any) -> str:
+        return subprocess.run(
+            command,
+            check=True,
+            cwd=self._directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            **options,
+        ).stdout
+
+    def _box(self, command: Sequence[str], **options: Any) -> str:
+        reader, writer = os.pipe()
+        with os.fdopen(reader) as output:
+            with (
+                os.fdopen(writer, "w") as sink,
+                self._harness.run(
+                    list(command), cwd=self._directory, stdout=sink, **options
+                ) as box,
+            ):
+                status = box.wait(timeout=120)
+            text = output.read()
+        if status:
+            message = f"{command}: exit {status}"
+            raise RuntimeError(message)
+        return text
+
+    def _three_levels(self, command: Sequence[str]) -> str:
+        """Charge both counters of three memcgs, all limited and none full."""
+        for path in ("/bench", "/bench/middle"):
+            self._harness.memcg(path, kmem_limit="2G", memory_limit="4G")
+        return self._box(command, memcg="/bench/middle/box", kmem_limit="1G", memory_limit="2G")
+
+    def _python_loop(self, command: Sequence[str]) -> str:
+        """Answer each notification with "continue", in the least Python there is."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            child = subprocess.Popen(
+                [self._notified, f"-{theirs.fileno()}", *command],
+                pass_fds=[theirs.fileno()],
+                cwd=self._directory,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+            ours.send(b"\0")
+            listener = Listener(fds[0])
+            poll = select.poll()
+            poll.register(listener.fd, select.POLLIN)
+            while poll.poll()[0][1] & select.POLLIN:
+                notification = listener.receive()
+                if notification is not None:
+                    listener.allow(notification[0])
+            listener.close()
+            text, _ = child.communicate(timeout=120)
+        if child.returncode:
+            message = f"{command}: exit {child.returncode}"
+            raise RuntimeError(message)
+        return text
+
+    # What others offer ----------------------------------------------------------------------
+
+    def _strace(self) -> Callable[[Sequence[str]], str] | str:
+        if shutil.which("strace") is None:
+            return "strace is not installed"
+        rule = f"inject=fork,vfork:error=ENOMEM:when={_NEVER}"
+        words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", rule]
+        return lambda command: self._native([*words, *command])
+
+    def _sandlock(self) -> Callable[[Sequence[str]], str] | str:
+        python = os.environ.get("KMEM_BENCH_SANDLOCK_PYTHON", sys.executable)
+        probe = [python, "-c", _SANDLOCK, self._directory, "/bin/true"]
+        if subprocess.run(probe, capture_output=True, check=False, timeout=60).returncode:
+            return (
+                "the package sandlock cannot be used; install it, or name a Python that has it in "
+                "KMEM_BENCH_SANDLOCK_PYTHON"
+            )
+        return lambda command: self._native([python, "-c", _SANDLOCK, self._directory, *command])
+
+    def _docker(self) -> Callable[[Sequence[str]], str] | str:
+        asked = ["docker", "images", "-q", "busybox", "alpine"]
+        image = ""
+        with suppress(OSError, subprocess.SubprocessError):
+            found = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
+            image = (found.stdout.split() or [""])[0]
+        if not image:
+            return "no Docker engine with an image busybox or alpine"
+        words = ["docker", "run", "--rm", "--pids-limit", "1000", "-w", self._directory]
+        mounts = [
+            f"{place}:{place}" for place in {self._directory, str(Path(self._notified).parents[1])}
+        ]
+        for mount in mounts:
+            words += ["-v", mount]
+        return lambda command: self._native([*words, image, *command])
+
+    def _cgroup(self) -> Callable[[Sequence[str]], str] | str:
+        place = _PIDS if _PIDS.is_dir() else Path("/sys/fs/cgroup")
+        try:
+            directory = self._exit.enter_context(_cgroup(place))
+        except OSError as error:
+            return f"no cgroup can be made in {place}: {error.strerror}"
+        entry = f'echo $$ > {directory}/cgroup.procs && exec "$@"'
+        return lambda command: self._native(["/bin/sh", "-c", entry, "sh", *command])
+
+
+@contextmanager
+def _cgroup(place: Path) -> Iterator[Path]:
+    """Make a cgroup with a limit of tasks that is never reached, and remove it."""
+    directory = place / f"kmem-harness-bench-{os.getpid()}"
+    directory.mkdir()
+    try:
+        (directory / "pids.max").write_text("1000")
+        yield directory
+    finally:
+        directory.rmdir()

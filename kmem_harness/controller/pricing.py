@@ -167,4 +167,6 @@ def _only_charged_case(entry: Modelled, known: Mapping[str, Kind]) -> Argument |
 def _condition(test: Argument) -> Condition:
     if test.value is None:
         return Condition(arg=test.number, mask=test.mask)
+    if not test.value:
+        return Condition(arg=test.number, mask=test.mask, unset=True)
     return Condition(arg=test.number, equal=test.value)

@@ -42,6 +42,7 @@ _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _TYPE, _STREAM = 0xF, 1
 _WHOLE = 0xFFFFFFFF
 _EPOLL_CTL_ADD = 1
+_MAP_FIXED = 0x10
 #: Any of these bits is set in a descriptor from 256 on.
 _BEYOND_TABLE = 0xFFFFFF00
 
@@ -183,8 +184,10 @@ SYSCALL_KINDS: dict[str, Modelled | PassedThrough] = {
     # Address spaces.
     "mmap": Partial(
         (Case(("vma",)),),
-        reason="mappings split by mprotect, madvise or munmap, and page tables filled by faults, "
-        "are counted at a census and never refused",
+        # What a loader maps over a mapping of its own is three calls of four.
+        only_if=Argument(3, _MAP_FIXED, 0),
+        reason="mappings at a fixed address, or split by mprotect, madvise or munmap, and page "
+        "tables filled by faults, are counted at a census and never refused",
     ),
     # System V IPC: an identifier that exists is found again by its key, which makes nothing.
     "semget": _makes("sysv-sem"),

@@ -54,17 +54,22 @@ _OFFER = struct.Struct("=IIII")
 class Condition:
     """Narrow a rule by argument number *arg*: a bit of *mask* is set, or it equals *equal*.
 
+    With *unset*, no bit of *mask* is set.
+
     Only the low 32 bits of the argument are looked at: flags and pids have no others.
     """
 
     arg: int
     mask: int = 0
     equal: int | None = None
+    unset: bool = False
 
     def holds(self, word: int) -> bool:
         """Say what the filter would, for an argument's value *word*."""
         word &= _LOW_WORD
-        return bool(word & self.mask) if self.equal is None else word == self.equal & _LOW_WORD
+        if self.equal is not None:
+            return word == self.equal & _LOW_WORD
+        return bool(word & self.mask) != self.unset
 
 
 @dataclass(frozen=True)
@@ -110,10 +115,12 @@ class FilterPlan:
         condition = self.only_if.get(name)
         if condition is None:
             return [_ins(_JUMP_EQUAL, number, jump_false=1), _ins(_RETURN, action)]
-        if condition.equal is None:
-            test = _ins(_JUMP_IF_SET, condition.mask, jump_false=1)
-        else:
+        if condition.equal is not None:
             test = _ins(_JUMP_EQUAL, condition.equal & _LOW_WORD, jump_false=1)
+        elif condition.unset:
+            test = _ins(_JUMP_IF_SET, condition.mask, jump_true=1)
+        else:
+            test = _ins(_JUMP_IF_SET, condition.mask, jump_false=1)
         return [
             _ins(_JUMP_EQUAL, number, jump_false=4),
             _ins(_LOAD_WORD, _OFFSET_ARGS + 8 * condition.arg),

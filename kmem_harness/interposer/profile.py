@@ -114,8 +114,9 @@ def _arguments(condition: Condition) -> list[tuple[str, dict[str, Any]]]:
     """
     bits = [1 << bit for bit in range(32)]
     if condition.equal is None:
-        tests = [(_NOTIFY, bit, bit) for bit in bits if bit & condition.mask]
-        tests.append((_ALLOW, condition.mask, 0))
+        if_set, if_not = (_ALLOW, _NOTIFY) if condition.unset else (_NOTIFY, _ALLOW)
+        tests = [(if_set, bit, bit) for bit in bits if bit & condition.mask]
+        tests.append((if_not, condition.mask, 0))
     else:
         equal = condition.equal & 0xFFFFFFFF
         tests = [(_NOTIFY, 0xFFFFFFFF, equal)]

@@ -56,9 +56,13 @@ def architecture(request: pytest.FixtureRequest) -> Architecture:
 def program(architecture: Architecture) -> bytes:
     plan = FilterPlan(
         architecture,
-        trap=frozenset({"clone", "clone3", "fork", "openat"}),
+        trap=frozenset({"clone", "clone3", "fork", "mmap", "openat"}),
         deny={"io_uring_setup": errno.ENOSYS, "kill": errno.EPERM},
-        only_if={"openat": Condition(arg=2, mask=0x40), "kill": Condition(arg=0, equal=-1)},
+        only_if={
+            "openat": Condition(arg=2, mask=0x40),
+            "kill": Condition(arg=0, equal=-1),
+            "mmap": Condition(arg=3, mask=0x10, unset=True),
+        },
     )
     return plan.program()
 
@@ -70,7 +74,7 @@ def test_filter_of_trapped_call_notifies(architecture, program):
 
 
 def test_filter_of_any_other_call_allows(architecture, program):
-    trapped = {architecture.numbers[n] for n in ("clone", "clone3")}
+    trapped = {architecture.numbers[n] for n in ("clone", "clone3", "mmap")}
     trapped |= {architecture.numbers.get("fork", -1), architecture.numbers["io_uring_setup"]}
     for number in set(range(500)) - trapped:
         assert verdict(program, number, architecture.audit_token) == ALLOW
@@ -100,6 +104,12 @@ def test_filter_with_condition_looks_at_the_argument(architecture, program):
     assert verdict(program, openat, token, (0, 0, 0x41)) == NOTIFY
     assert verdict(program, openat, token, (0, 0, 0x1)) == ALLOW
     assert verdict(program, openat, token, (0x40, 0x40, 0)) == ALLOW
+
+
+def test_filter_with_bits_that_must_be_unset_looks_at_them(architecture, program):
+    token, mmap = architecture.audit_token, architecture.numbers["mmap"]
+    assert verdict(program, mmap, token, (0, 0, 0, 0x22)) == NOTIFY
+    assert verdict(program, mmap, token, (0, 0, 0, 0x32)) == ALLOW
 
 
 def test_filter_with_negative_argument_compares_its_low_word(architecture, program):

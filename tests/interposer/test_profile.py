@@ -77,6 +77,14 @@ def test_listening_when_a_call_is_trapped_by_its_arguments_then_there_is_a_rule_
     ]
 
 
+def test_listening_when_bits_must_be_unset_then_each_of_them_allows():
+    condition = Condition(arg=3, mask=0x10, unset=True)
+    profile = listening(ALLOW_ALL, plan(openat=condition), PATH, [])
+    found = [(rule["action"], *rule["args"]) for rule in rules(profile, "openat")]
+    masked = {"index": 3, "op": "SCMP_CMP_MASKED_EQ", "value": 0x10}
+    assert found == [(ALLOW, {**masked, "valueTwo": 0x10}), (NOTIFY, {**masked, "valueTwo": 0})]
+
+
 def test_listening_when_a_call_is_trapped_for_one_value_then_every_other_is_allowed():
     profile = listening(ALLOW_ALL, plan(fcntl=Condition(arg=1, equal=5)), PATH, [])
     found = [(rule["action"], *rule["args"]) for rule in rules(profile, "fcntl")]

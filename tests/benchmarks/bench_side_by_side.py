@@ -20,7 +20,7 @@ from kmem_harness import Harness
 from tests.benchmarks import show
 from tests.benchmarks.loads import LOADS, Load, prepare
 from tests.benchmarks.measure import Figures, measure
-from tests.benchmarks.targets import losses, write_baseline
+from tests.benchmarks.targets import BASELINE, losses, write_baseline
 from tests.benchmarks.ways import FLOORS, Ways
 from tests.support.programs import Programs, find_compiler, why_no_compiler
 
@@ -66,6 +66,9 @@ def main(arguments: list[str]) -> int:
     compiler = find_compiler()
     if compiler is None:
         _tell(why_no_compiler())
+        return 1
+    if options.check and not BASELINE.exists():
+        _tell(f"nothing to check against: write {BASELINE.name} with --write-baseline, at rest")
         return 1
     rounds, share = (
         (QUICK_ROUNDS, QUICK_SHARE) if options.quick else (options.rounds, options.share)

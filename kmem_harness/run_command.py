@@ -189,10 +189,10 @@ def summary(report: dict[str, Any]) -> str:
     refusals = report["refusals"]
     if refusals["first"]:
         first = refusals["first"]
+        by = "" if first["counter"] == "injected" else f" of {first['refused_by']}"
         parts.append(
             f"{refusals['total']} refused, first {first['syscall']} by "
-            f"{first['comm']}[{first['pid']}] ({first['errno']}, {first['counter']} of "
-            f"{first['refused_by']})"
+            f"{first['comm']}[{first['pid']}] ({first['errno']}, {first['counter']}{by})"
         )
     elif report["mode"] in ("enforce", "inject"):
         parts.append("nothing refused")

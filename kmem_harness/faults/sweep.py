@@ -163,7 +163,7 @@ class Sweep:
         normal = self._outcome("count", 1, self._plan.counting)
         wrong = judge(normal, normal, self._plan.exits)
         exits = self._plan.exits or frozenset({normal.status})
-        if wrong or (normal.status not in exits):
+        if wrong or normal.status not in exits:
             why = wrong[0].detail if wrong else f"exit {normal.status}"
             said = f" ({normal.said})" if normal.said else ""
             raise ConfigurationError(

@@ -61,8 +61,7 @@ def _describe_container(report: dict[str, Any], *, everything: bool) -> list[str
     lines += [
         (
             f"  {card['syscall']} by {card['comm']}[{card['pid']}]: {card['errno']}, "
-            f"{card['nbytes']} bytes for a {card['kind']}; {card['counter']} of "
-            f"{card['refused_by']} at {card['usage']} of {card['limit']}"
+            f"{card['nbytes']} bytes for a {card['kind']}; {_who_refused(card)}"
         )
         for card in cards
     ]
@@ -73,3 +72,9 @@ def _describe_container(report: dict[str, Any], *, everything: bool) -> list[str
     if lost and not more:
         lines.append(f"  ... and {lost} more, of which no card was kept")
     return lines
+
+
+def _who_refused(card: dict[str, Any]) -> str:
+    if card["counter"] == "injected":
+        return f"injected by {card['rule']}"
+    return f"{card['counter']} of {card['refused_by']} at {card['usage']} of {card['limit']}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,8 +13,6 @@ from kmem_harness.pytest_plugin.records import RECORD
 from kmem_harness.pytest_plugin.verdicts import KmemFailed
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from kmem_harness.faults.outcome import Finding, Outcome
     from kmem_harness.faults.sweep import Plan, Result
     from kmem_harness.harness import Box
@@ -25,6 +23,9 @@ __all__ = ["pytest_pyfunc_call"]
 #: How a test ends a container that is still running; no crash of the program's.
 _ENDED_BY_US = (signal.SIGKILL, signal.SIGTERM)
 _LONGEST_FAILURE = 300
+#: The containers of so many runs that failed are kept for the test's report, and cards for each.
+_KEPT_RUNS = 3
+_SHOWN_CARDS = 3
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -48,8 +49,10 @@ class _Swept:
         self._record: Record = item.stash[RECORD]
         self._rules = self._record.faults
         self._lines: list[str] = []
-        #: The containers of a run, until it has been judged.
+        #: The containers of the last run, and of those before it that are kept.
         self._last: list[Box] = []
+        self._kept: list[Box] = []
+        self._kept_runs = 0
 
     def go(self) -> None:
         """Sweep. Raises: KmemFailed if anything was found; ConfigurationError as KmemFailed."""
@@ -63,6 +66,7 @@ class _Swept:
         finally:
             self._record.faults = self._rules
             self._record.looks_at_end = False
+            self._record.boxes[:] = self._kept or self._last
         self._item.user_properties.append(("kmem_sweep_charges", result.normal.charges))
         if self._record.subtests is None:
             self._item.add_report_section("call", "kmem sweep", "\n".join(self._lines))
@@ -75,7 +79,7 @@ class _Swept:
         record.faults = (*rules, *self._rules)
         record.looks_at_end = True
         self._let_go(self._last)
-        before = len(record.boxes)
+        record.boxes.clear()
         arguments = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}  # noqa: SLF001 - as pytest's own does
         failure, timed_out = None, False
         try:
@@ -85,7 +89,7 @@ class _Swept:
         except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - that is a finding
             timed_out = isinstance(error, TimeoutError)
             failure = f"{type(error).__name__}: {error}"[:_LONGEST_FAILURE]
-        boxes = self._last = record.boxes[before:]
+        boxes = self._last = list(record.boxes)
         for box in boxes:
             box.close()
             timed_out |= record.timed_out.pop(box, None) is not None
@@ -96,24 +100,22 @@ class _Swept:
         which = f"charge {number}{'' if mode == 'once' else ' and on'}"
         where = f"{which}: {outcome.site}" if outcome.site else which
         self._lines.append(f"{where}: {found[0].detail if found else 'fine'}")
-        if found:
-            self._last = []  # its containers stay in the record, for whoever reads the failure
-        context: AbstractContextManager[Any] = nullcontext()
-        if self._record.subtests is not None:
-            context = self._record.subtests.test(msg=where)
-        elif found:
+        if found and self._kept_runs < _KEPT_RUNS:
+            self._kept_runs += 1
+            self._kept += self._last
+            self._last = []
+        if self._record.subtests is None:
             return  # the summary fails the test
-        with context:
+        with self._record.subtests.test(msg=where):
             if found:
-                cards = "".join(f"\n  {_card(card)}" for card in outcome.cards[:3])
+                cards = "".join(f"\n  {_card(card)}" for card in outcome.cards[:_SHOWN_CARDS])
                 raise KmemFailed(
                     "sweep", f"{where}: {', '.join(one.detail for one in found)}{cards}"
                 )
 
     def _let_go(self, boxes: list[Box]) -> None:
-        """Forget the containers of a run that went well: there may be thousands."""
+        """Forget the containers of a run: there may be thousands."""
         for box in boxes:
-            self._record.boxes.remove(box)
             with suppress(OSError):
                 box.memcg.remove()
 

@@ -53,7 +53,9 @@ def test_it(kmem_container):
     assert said(kmem_container) == ["ok", "ok", "ok"]
 """
     )
-    project.run().stdout.fnmatch_lines(["*socket by python*: ENOBUFS, *; injected of *"])
+    project.run().stdout.fnmatch_lines(
+        ["*socket by python*: ENOBUFS, *; injected by socket:error=ENOBUFS:when=2"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def examine() -> list[Finding]:
         *_isolations(),
         *_enforcement(),
         _children_files(),
+        *_sights(),
         _hard_bound(),
         _docker(),
     ]
@@ -197,6 +198,50 @@ def _children_files() -> Finding:
         remedy="use a kernel with CONFIG_PROC_CHILDREN; without it some forks near a limit wait "
         "up to 20 ms for an answer",
     )
+
+
+def _sights() -> list[Finding]:
+    """Try what the censuses of descriptors and names look with; without it they see less."""
+    from kmem_harness.interposer.descriptors import compares_files, waiting_descriptors
+    from kmem_harness.interposer.names import tells_births
+
+    def waiting() -> bool:
+        import socket
+
+        with socket.socket(socket.AF_UNIX) as one:
+            return waiting_descriptors(os.getpid(), str(one.fileno())) is not None
+
+    tests = (
+        (
+            "files told apart (kcmp)",
+            compares_files,
+            "comparing a descriptor of ours with its duplicate",
+            "use a kernel with CONFIG_KCMP; else files that a fork shares count twice",
+        ),
+        (
+            "descriptors in messages (scm_fds)",
+            waiting,
+            "reading the fdinfo of a socket of ours",
+            "use Linux 5.7 or later; else descriptors in unread messages are not seen",
+        ),
+        (
+            "births of inodes (statx)",
+            tells_births,
+            "asking for that of a file made in the temporary directory",
+            "use a file system that keeps them, as tmpfs from Linux 5.18",
+        ),
+    )
+    return [
+        Finding(
+            name,
+            works(),
+            required=False,
+            tested=how,
+            detail="works" if works() else "missing",
+            remedy=remedy,
+        )
+        for name, works, how, remedy in tests
+    ]
 
 
 def _hard_bound() -> Finding:

@@ -16,7 +16,13 @@ from dataclasses import dataclass, field
 
 from kmem_harness.interposer.processes import read_file, stat_of
 
-__all__ = ["SOCKET_KINDS", "Descriptors", "count_descriptors", "waiting_descriptors"]
+__all__ = [
+    "SOCKET_KINDS",
+    "Descriptors",
+    "compares_files",
+    "count_descriptors",
+    "waiting_descriptors",
+]
 
 #: What the socket file system says of a socket's protocol (system.sockprotoname).
 SOCKET_KINDS = {
@@ -140,7 +146,10 @@ class _Count:
             found.inodes[key] = kind
             found.kinds[kind] += 1
             if kind == "unix-socket":
-                found.in_flight += waiting_descriptors(owner, number)
+                waiting = waiting_descriptors(owner, number)
+                found.in_flight += waiting or 0
+                # A kernel that does not tell may hide any number of them.
+                found.complete &= waiting is not None
             return
         holders = self._holders.setdefault((number, link), [])
         if any(_same_file(holder, owner, number) for holder in holders[:_MOST_COMPARED]):
@@ -169,12 +178,25 @@ def _kind_by_inode(owner: int, number: str, link: str) -> str:
     return SOCKET_KINDS.get(protocol.rstrip(b"\0"), _OTHER_SOCKET)
 
 
-def waiting_descriptors(owner: int, number: str) -> int:
-    """Give how many descriptors wait in the messages a socket has not read."""
+def waiting_descriptors(owner: int, number: str) -> int | None:
+    """Give how many descriptors wait in the messages a socket has not read, ``None`` if unknown."""
     for line in read_file(f"/proc/{owner}/fdinfo/{number}").splitlines():
         if line.startswith(b"scm_fds:"):
             return int(line.partition(b":")[2])
-    return 0
+    return None
+
+
+def compares_files() -> bool:
+    """Say whether this kernel tells one open file from another."""
+    one, other = os.pipe()
+    again = os.dup(one)
+    try:
+        me = os.getpid()
+        same = _kcmp(me, me, _KCMP_FILE, one, again)
+        return same == 0 and _kcmp(me, me, _KCMP_FILE, one, other) > 0
+    finally:
+        for fd in (one, other, again):
+            os.close(fd)
 
 
 def _same_file(one: int, other: int, number: str) -> bool:

@@ -11,6 +11,7 @@ import ctypes
 import os
 import re
 import struct
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from kmem_harness.interposer.descriptors import waiting_descriptors
 from kmem_harness.interposer.processes import read_file
 
-__all__ = ["REMOVALS", "NameWatch", "Seen", "held_unlinked"]
+__all__ = ["REMOVALS", "NameWatch", "Seen", "held_unlinked", "tells_births"]
 
 _PATH_MAX = 4096
 _AT_FDCWD = 0xFFFFFF9C
@@ -166,6 +167,12 @@ class NameWatch:
             return 0.0
         seconds, nanoseconds = _BTIME.unpack_from(buffer, 80)
         return float(seconds + nanoseconds / 1e9)
+
+
+def tells_births() -> bool:
+    """Say whether a file in the temporary directory says when it was born."""
+    with tempfile.TemporaryFile() as file:
+        return NameWatch()._birth(file.fileno()) > 0  # noqa: SLF001 - this module's own
 
 
 def _place(tid: int, syscall: str, notification: tuple[int, ...]) -> tuple[int, bytes]:

@@ -59,8 +59,8 @@ _PROBE = (
     "#include <linux/seccomp.h>\n#include <unistd.h>\nint main(void) { return close(-1) == 0; }\n"
 )
 
-# The first run of zig builds its libc, which takes half a minute on two cores.
-_COMPILE_SECONDS = 600
+# The first run of zig builds its libc: a minute on two idle cores, more than ten on busy ones.
+_COMPILE_SECONDS = 3600
 
 _REMEDY = (
     "install a C compiler with its static libc (Debian, Ubuntu: apt-get install gcc libc6-dev), "
@@ -207,7 +207,7 @@ def _probe(compiler: list[str]) -> str | None:
         try:
             _compile(compiler, [str(source)], program, {})
             return machine_of(program)
-        except (NativeBuildError, OSError, subprocess.TimeoutExpired):
+        except (NativeBuildError, OSError):
             return None
 
 
@@ -215,15 +215,19 @@ def _compile(
     compiler: list[str], arguments: list[str], program: Path, environment: Mapping[str, str]
 ) -> None:
     command = [*compiler, *_FLAGS, *arguments, "-o", str(program)]
-    outcome = subprocess.run(
-        command,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=_COMPILE_SECONDS,
-        check=False,
-    )
+    try:
+        outcome = subprocess.run(
+            command,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_COMPILE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        message = f"{shlex.join(command)} still ran after {_COMPILE_SECONDS} s"
+        raise NativeBuildError(message) from error
     if outcome.returncode:
         message = (
             f"{shlex.join(command)} failed with status {outcome.returncode}:\n{outcome.stderr}"

@@ -27,6 +27,8 @@ BACKSTOP = 200
 AROUND = 1
 #: What needs an init or a control socket of ours has neither here.
 ALL = [one for one in for_this_machine() if "none" in one.isolations and not one.words]
+#: Run with every test run; the others are slow tests.
+QUICK = {"clone3_rewritten", "exec_in_thread", "hidden_tasks"}
 
 
 @pytest.fixture
@@ -77,7 +79,9 @@ def assert_held(adversary: Adversary, gate: Path, start: Callable[..., Box]) -> 
     assert adversary.prints.items() <= tally.items()
 
 
-@pytest.mark.parametrize("adversary", [one for one in ALL if one.quick], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "adversary", [one for one in ALL if one.name in QUICK], ids=lambda one: one.name
+)
 def test_adversary_when_in_a_container_then_never_has_more_than_the_limit_admits(
     adversary: Adversary, tmp_path: Path, start: Callable[..., Box]
 ) -> None:

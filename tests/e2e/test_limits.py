@@ -118,7 +118,7 @@ def test_fork_wait_when_limit_has_room_for_ten_then_frees_are_seen_and_nothing_i
     iterations: int, command_line: CommandLine, programs: Programs
 ) -> None:
     command = [str(programs["fork_wait"]), str(iterations)]
-    outcome = command_line.run(command, *V4, "--kmem-limit", str(10 * STACK))
+    outcome = command_line.run(command, *V4, "--kmem-limit", str(10 * STACK), patience=600)
     assert outcome.stdout == f"done={iterations} failures=0 first_errno=none\n"
     assert outcome.report["refusals"]["total"] == 0
     assert outcome.kmem["failcnt"] == 0

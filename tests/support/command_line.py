@@ -101,10 +101,12 @@ class CommandLine:
             **popen,
         )
 
-    def finish(self, process: subprocess.Popen[str]) -> Outcome:
+    def finish(
+        self, process: subprocess.Popen[str], patience: float = _PATIENCE_SECONDS
+    ) -> Outcome:
         """Wait for the run that was started last and read its report."""
         try:
-            stdout, stderr = process.communicate(timeout=_PATIENCE_SECONDS)
+            stdout, stderr = process.communicate(timeout=patience)
         except BaseException:
             process.kill()
             raise
@@ -114,10 +116,14 @@ class CommandLine:
         return Outcome(process.returncode, stdout, stderr, report)
 
     def run(
-        self, command: Sequence[str], *options: str, within: PidsCgroup | None = None
+        self,
+        command: Sequence[str],
+        *options: str,
+        within: PidsCgroup | None = None,
+        patience: float = _PATIENCE_SECONDS,
     ) -> Outcome:
         """Run to the end."""
-        return self.finish(self.start(command, *options, within=within))
+        return self.finish(self.start(command, *options, within=within), patience)
 
     def leftovers(self) -> list[str]:
         """List sockets and temporary files that runs have left behind."""

@@ -23,8 +23,8 @@ _SOURCES = Path(__file__).parent.parent / "programs"
 _FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-static", "-pthread"]
 _WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"]
 _PROBE = '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n'
-#: Zig builds its libc at its first run: half a minute on two idle cores, minutes on busy ones.
-_COMPILE_SECONDS = 600
+#: Zig builds its libc at its first run: a minute on two idle cores, more than ten on busy ones.
+_COMPILE_SECONDS = 3600
 
 
 class CompileError(RuntimeError):

@@ -145,14 +145,7 @@ class Boxes:
         Raises: ConfigurationError, OSError.
         """
         name = str(request["box"])
-        if name in self._running or {"/", "\0"} & set(name):
-            message = f"box {name!r} exists already, or its name holds a '/' or a NUL"
-            raise ConfigurationError(message)
-        if is_short():
-            raise ConfigurationError(
-                f"box {name!r} cannot be looked after: hardly a descriptor is left to the controller; "
-                "end other boxes, or raise the hard limit (ulimit -Hn)"
-            )
+        self._admit(name)
         kinds = read_kinds(request["kinds"])
         box = Box(name, memcg, kinds, observe=bool(request["observe"]))
         bound = [counter for counter in box.counters if not counter.unlimited]
@@ -224,6 +217,17 @@ class Boxes:
             lambda taken: self._taken_from_runtime(running, taken),
         )
         return merged, running.handshake.profile
+
+    def _admit(self, name: str) -> None:
+        """See that a box of that name can be looked after. Raises: ConfigurationError."""
+        if name in self._running or {"/", "\0"} & set(name):
+            message = f"box {name!r} exists already, or its name holds a '/' or a NUL"
+            raise ConfigurationError(message)
+        if is_short():
+            raise ConfigurationError(
+                f"box {name!r} cannot be looked after: hardly a descriptor is left to the controller; "
+                "end other boxes, or raise the hard limit (ulimit -Hn)"
+            )
 
     def expect(self, name: str, pid: int, answer: Callable[[ShimError | None], None]) -> None:
         """Learn the pid of a box's init: only its child may hand over the listener.

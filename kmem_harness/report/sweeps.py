@@ -107,14 +107,20 @@ def _table_of_curves(results: Mapping[str, Any]) -> Table:
                 Cell(name_of(results, curve["params"]) or along, mono=True),
                 Cell("none" if knee is None else show_value(results, along, knee), number=True),
                 Cell("" if knee is None else f"{knee:g}", number=True),
-                Cell(show_value(results, along, below[-1]["value"]) if below else "", number=True),
+                Cell(_below(results, along, below[-1]) if below else "", number=True),
                 Cell(format_size(at["max_usage"]) if at else "", number=True),
                 Cell(str(sum(point["runs"] for point in curve["points"])), number=True),
             ]
         )
     along = results["findings"]["curves"][0]["along"]
-    columns = ["series", f"smallest {along}", "exactly", "fails at", "used there", "runs"]
+    columns = ["series", f"smallest {along}", "exactly", "below that", "used there", "runs"]
     return Table("", columns, rows)
+
+
+def _below(results: Mapping[str, Any], along: str, point: Mapping[str, Any]) -> str:
+    """Say how the next smaller value did: where a service's need varies, some runs pass there."""
+    value = show_value(results, along, point["value"])
+    return f"{value}, {point['passed']} of {point['runs']} passed"
 
 
 def _curves(key: str, results: Mapping[str, Any]) -> Figure | None:

@@ -30,8 +30,9 @@ def table_of(results):
     return [(one["params"], one["repeat"], one["seed"], one["passed"]) for one in results["runs"]]
 
 
-def test_run_when_bisecting_then_finds_the_smallest_limit_to_the_byte(tmp_path):
-    results = run(parse(forkers()), str(tmp_path), jobs=2)
+def test_run_when_bisecting_then_finds_the_limit_to_the_byte_and_makes_nothing_twice(tmp_path):
+    experiment = parse(forkers(vary={"n": [2, 5], "limit": {"bisect": ["8k", "56k"]}}))
+    results = run(experiment, str(tmp_path), jobs=2)
     curves = results["findings"]["curves"]
     assert [(curve["params"]["n"], curve["knee"]) for curve in curves] == [
         (n, need(n)) for n in (2, 5)
@@ -41,11 +42,6 @@ def test_run_when_bisecting_then_finds_the_smallest_limit_to_the_byte(tmp_path):
         assert one["passed"] == (one["params"]["limit"] >= need(one["params"]["n"]))
         assert one["passed"] == (not one["reasons"])
         assert one["boxes"]["forker"]["refused"] == (0 if one["passed"] else 1)
-
-
-def test_run_when_called_again_then_makes_nothing_twice(tmp_path):
-    experiment = parse(forkers(vary={"n": [1, 2], "limit": ["8k", "16k"]}))
-    first = run(experiment, str(tmp_path), jobs=1)
 
     class NoWorkers:
         slots = 1
@@ -59,7 +55,7 @@ def test_run_when_called_again_then_makes_nothing_twice(tmp_path):
         def close(self):
             pass
 
-    assert run(experiment, str(tmp_path), executor=NoWorkers()) == first
+    assert run(experiment, str(tmp_path), executor=NoWorkers()) == results
 
 
 def test_run_when_a_worker_is_killed_then_its_run_is_made_by_another_and_counted_once(tmp_path):
@@ -289,7 +285,8 @@ def test_parse_when_a_unit_cannot_be_then_names_its_file_before_anything_starts(
         parse(units(tmp_path, unit=["."]), str(tmp_path))
 
 
-def test_matrix_when_run_then_compares_each_pair_with_the_victim_alone(tmp_path):
+@pytest.mark.parametrize("boxes", [["a"], pytest.param(["a", "b"], marks=pytest.mark.slow)])
+def test_matrix_when_run_then_compares_each_pair_with_the_victim_alone(boxes, tmp_path):
     table = {
         "name": "m",
         "kernel": "v4",
@@ -297,18 +294,18 @@ def test_matrix_when_run_then_compares_each_pair_with_the_victim_alone(tmp_path)
             "a": server(kmem_limit="1M"),
             "b": server(aggressor=["sleep", "5"], kmem_limit="1M"),
         },
-        "matrix": {"boxes": ["a", "b"], "p99": "1000x"},
+        "matrix": {"boxes": boxes, "p99": "1000x"},
     }
     results = run(parse(table), str(tmp_path))
     matrix = results["findings"]["matrix"]
-    assert matrix["boxes"] == ["a", "b"]
-    assert matrix["passed"] == [[True, True], [True, True]], results["runs"]
+    assert matrix["boxes"] == boxes
+    assert matrix["passed"] == [[True] * len(boxes)] * len(boxes), results["runs"]
     for number, one in enumerate(results["runs"]):
         victim = one["pair"]["victim"]
         rows = one["latency"][victim]
         beside = next(row for when, row in rows.items() if when != "alone")
         assert rows["alone"]["samples"] >= 60
-        assert matrix["ratios"][number // 2][number % 2] == round(
+        assert matrix["ratios"][number // len(boxes)][number % len(boxes)] == round(
             beside["p99"] / rows["alone"]["p99"], 4
         )
 

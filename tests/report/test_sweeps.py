@@ -111,8 +111,8 @@ def test_curves_when_there_is_a_knee_then_it_is_marked_on_each():
 
 def test_tables_when_made_then_repeat_findings_and_runs():
     cells = page_of(SWEEP).cells
-    assert ["n=1", "96K", "98304", "64K", "12.0K", "9"] in cells
-    assert ["n=2", "none", "", "128K", "", "3"] in cells
+    assert ["n=1", "96K", "98304", "64K, 1 of 3 passed", "12.0K", "9"] in cells
+    assert ["n=2", "none", "", "128K, 0 of 3 passed", "", "3"] in cells
     assert [
         "n=1, limit=64K",
         "1",

@@ -85,10 +85,10 @@ def pytest_runtest_makereport(
 
 def pytest_report_teststatus(
     report: pytest.TestReport,
-) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+) -> tuple[str, str, str] | None:
     """Show a failure that kernel memory had a part in as K."""
     if report.when == "call" and report.failed and hasattr(report, FAILURE):
-        return "failed", "K", ("FAILED (kmem)", {"red": True})
+        return "failed", "K", "FAILED (kmem)"
     return None
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 from tempfile import TemporaryDirectory
 
 import kmem_harness
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
         Path(directory, "test_unrelated.py").write_text("def test_one(): pass\n", encoding="utf-8")
 
         def run(*words: str) -> tuple[float, float, str]:
-            began, before = time.perf_counter(), os.times()
+            began, before = time.perf_counter(), getrusage(RUSAGE_CHILDREN)
             outcome = subprocess.run(
                 [sys.executable, *words],
                 cwd=directory,
@@ -44,8 +45,8 @@ def main(arguments: list[str]) -> int:
                 text=True,
                 check=True,
             )
-            after = os.times()
-            cpu = sum(after[2:4]) - sum(before[2:4])
+            after = getrusage(RUSAGE_CHILDREN)
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             return time.perf_counter() - began, cpu, outcome.stderr
 
         plain = ("-m", "pytest", "-q")

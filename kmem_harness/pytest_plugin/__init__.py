@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kmem_harness.pytest_plugin.fault_markers import pytest_pyfunc_call
 from kmem_harness.pytest_plugin.fixtures import (
     kmem_container,
     kmem_container_module,
@@ -32,7 +33,6 @@ from kmem_harness.pytest_plugin.session import (
     pytest_runtestloop,
 )
 from kmem_harness.pytest_plugin.settings import Settings
-from kmem_harness.pytest_plugin.sweeping import pytest_pyfunc_call
 
 if TYPE_CHECKING:
     from kmem_harness.pytest_plugin.containers import ContainerFactory

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
     from kmem_harness.faults.sweep import Plan
 
-__all__ = ["FAULT_MARKERS", "fault_rules_of", "judge_fault_markers", "sweep_of"]
+__all__ = [
+    "FAULT_MARKERS",
+    "fault_rules_of",
+    "judge_fault_markers",
+    "pytest_pyfunc_call",
+    "sweep_of",
+]
 
 #: As ``pytest --markers`` shows them.
 FAULT_MARKERS = (
@@ -35,6 +41,16 @@ _KMEM_FAULT = inspect.signature(lambda rule, *rules: None)  # noqa: ARG005
 _KMEM_SWEEP = inspect.signature(
     lambda max=None, calls="charge", error="ENOMEM", modes=("once", "persist"), exits=None: None  # noqa: A006, ARG005
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object | None:
+    """Sweep instead of a single run, where a test asks for that."""
+    if not any(pyfuncitem.iter_markers("kmem_sweep")):
+        return None
+    from kmem_harness.pytest_plugin.sweeping import run_swept
+
+    return run_swept(pyfuncitem) or None
 
 
 def judge_fault_markers(item: pytest.Item) -> None:

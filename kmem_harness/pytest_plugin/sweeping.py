@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kmem_harness.harness import Box
     from kmem_harness.pytest_plugin.records import Record
 
-__all__ = ["pytest_pyfunc_call"]
+__all__ = ["run_swept"]
 
 #: How a test ends a container that is still running; no crash of the program's.
 _ENDED_BY_US = (signal.SIGKILL, signal.SIGTERM)
@@ -28,15 +28,12 @@ _KEPT_RUNS = 3
 _SHOWN_CARDS = 3
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object | None:
-    """Sweep instead of a single run, where a test asks for that."""
-    if not any(pyfuncitem.iter_markers("kmem_sweep")):
-        return None
-    plan = sweep_of(pyfuncitem)
+def run_swept(item: pytest.Function) -> bool:
+    """Run a test as its ``kmem_sweep`` marker says; false if it has none. Raises: KmemFailed."""
+    plan = sweep_of(item)
     if plan is None:
-        return None
-    _Swept(pyfuncitem, plan).go()
+        return False
+    _Swept(item, plan).go()
     return True
 
 

@@ -97,6 +97,9 @@ def cli() -> None:
     help="Controller in container NAME, on the host of an engine that is elsewhere.",
 )
 @click.option("--memcg", metavar="PATH", help="Memcg to run in, such as /web.slice/a.")
+@click.option(
+    "--kinds", metavar="KIND,...", help="Charge these kinds of objects alone, such as task,file."
+)
 @click.option("--observe", is_flag=True, help="Charge and count, but refuse nothing.")
 @click.option(
     "--inject",

@@ -43,6 +43,7 @@ class RunOptions:
     docker_listener: str
     controller: str | None
     memcg: str | None
+    kinds: str | None
     observe: bool
     inject: tuple[str, ...]
     timeout: float | None
@@ -71,6 +72,7 @@ def run_command(command: Sequence[str], options: RunOptions) -> int:
                 kmem_limit=options.kmem_limit,
                 memory_limit=options.memory_limit,
                 memcg=options.memcg,
+                kinds=None if options.kinds is None else options.kinds.split(","),
                 mode="observe" if options.observe else "enforce",
                 pids_max=options.pids_max,
                 events=events,

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller.audit import Audit, Part
 from kmem_harness.controller.name_part import NamePart
-from kmem_harness.controller.parts import DescriptorPart, SpacePart, SystemVPart, TaskPart
+from kmem_harness.controller.parts import (
+    DescriptorPart,
+    LookupPart,
+    SpacePart,
+    SystemVPart,
+    TaskPart,
+)
 from kmem_harness.controller.pricing import families
 from kmem_harness.controller.user_part import UserPart
 from kmem_harness.interposer.file_systems import FileSystems
@@ -48,6 +54,8 @@ def begin_audit(
     if names:
         box.names = NamePart(FileSystems(box.init_pid), names, processes)
         parts.append(box.names)
+    if "dentry" in kinds:
+        parts.append(LookupPart())
     if any(name in kinds for name in SystemVPart.kinds):
         parts.append(SystemVPart())
     limits_memory = any(

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem_harness.interposer.descriptors import Descriptors, count_descriptors
+from kmem_harness.interposer.host_counts import count_system_v, nr_negative_dentries
 from kmem_harness.interposer.memory_maps import AddressSpaces, Sum
-from kmem_harness.interposer.system_v import count_system_v
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kmem_harness.interposer.census import TaskCensus
     from kmem_harness.interposer.processes import BoxProcesses
 
-__all__ = ["DescriptorPart", "SpacePart", "SystemVPart", "TaskPart"]
+__all__ = ["DescriptorPart", "LookupPart", "SpacePart", "SystemVPart", "TaskPart"]
 
 _SOCKETS = ("unix-socket", "tcp-socket", "tcp6-socket", "udp-socket", "netlink-socket")
 _WATCHES = ("epoll-watch", "inotify-watch")
@@ -215,6 +215,40 @@ class SpacePart:
             if self._failed
             else []
         )
+
+    def close(self) -> None:
+        """See :class:`Part`."""
+
+
+class LookupPart:
+    """Dentries of names that do not exist, as the whole host counts them.
+
+    Nobody frees one but reclaim, and that is somebody else's: of what calls may have made, as many
+    stay as the host has more of.
+    """
+
+    kinds = ("dentry",)
+
+    def __init__(self) -> None:
+        """Start from what there is."""
+        self._before = nr_negative_dentries()
+        self._alive = 0
+
+    def count(self, books: Books) -> None:
+        """See :class:`Part`."""
+        now = nr_negative_dentries()
+        kind = books.kinds["dentry"]
+        self._alive = min(self._alive + max(now - self._before, 0), kind.live)
+        self._before = now
+        books.reconcile({"dentry": self._alive})
+
+    def potential(self, books: Books) -> int:
+        """See :class:`Part`."""
+        return books.nbytes_of(self.kinds)
+
+    def doubts(self) -> list[str]:
+        """See :class:`Part`."""
+        return ["dentries of names that do not exist are counted for the whole host"]
 
     def close(self) -> None:
         """See :class:`Part`."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DIRECTORY",
     "INODE",
+    "ON_REQUEST",
     "SYSCALL_KINDS",
     "Argument",
     "Case",
@@ -33,6 +34,8 @@ __all__ = [
 #: are charged as the dearest there may be, and placed by a census.
 DIRECTORY = "directory"
 INODE = "inode"
+#: Kinds that are charged only where they are named.
+ON_REQUEST = frozenset({"dentry"})
 
 _CLONE_VM = 0x00000100
 _CLONE_THREAD = 0x00010000
@@ -189,6 +192,18 @@ SYSCALL_KINDS: dict[str, Modelled | PassedThrough] = {
         reason="mappings at a fixed address, or split by mprotect, madvise or munmap, and page "
         "tables filled by faults, are counted at a census and never refused",
     ),
+    # Looking for a name leaves a dentry that says whether there is one.
+    **dict.fromkeys(
+        (
+            *("stat", "lstat", "newfstatat", "statx", "access", "faccessat", "faccessat2"),
+            *("readlink", "readlinkat"),
+        ),
+        Partial(
+            (Case(("dentry",)),),
+            reason="only where kinds ask for it, for it slows every look at a file; others' lookups "
+            "blur the count, and dentries of names that exist are not in it",
+        ),
+    ),
     # System V IPC: an identifier that exists is found again by its key, which makes nothing.
     "semget": _makes("sysv-sem"),
     "msgget": _makes("sysv-msg"),
@@ -228,7 +243,7 @@ def charged_syscalls(kinds: frozenset[str] | set[str]) -> dict[str, Modelled]:
 
 
 def check_kinds(kinds: Sequence[str] | None) -> frozenset[str]:
-    """Give the kinds of objects that *kinds* names, all of them for ``None``.
+    """Give the kinds of objects that *kinds* names; for ``None`` all but those of ON_REQUEST.
 
     Raises: ConfigurationError for one that no system call makes, for none at all, and for a string.
     """
@@ -240,7 +255,7 @@ def check_kinds(kinds: Sequence[str] | None) -> frozenset[str]:
         for kind in case.makes
     }
     if kinds is None:
-        return frozenset(known)
+        return frozenset(known - ON_REQUEST)
     named = ", ".join(repr(kind) for kind in sorted(known))
     if isinstance(kinds, str) or not kinds:
         message = f"kinds={kinds!r} is not a list of kinds of objects; give some of {named}"

@@ -25,7 +25,7 @@ ORACLE = Path(__file__).parents[2].parent / "shared" / "oracle" / "linux-5.10"
 CLIFFS = [
     *("fork-pause", "fork-exec", "pthread", "open-file", "pipe", "unix-socket", "tcp-socket"),
     *("eventfd", "mmap-vma", "mkdir-flat-tmpfs", "mkdir-chain-tmpfs"),
-    *("mkdir-chain-ext4", "create-ext4", "fdtable-dup2"),
+    *("mkdir-chain-ext4", "create-ext4", "negative-lookup-ext4", "fdtable-dup2"),
 ]
 CHURNS = {
     "fork": 50 * 87_233,
@@ -129,7 +129,9 @@ def test_objects_when_limit_is_met_then_as_many_as_on_a_real_kernel(
         name = workload
     objects, errnos = recorded(workload, limit)
     command = [str(programs["objects"]), name, "200000", *where]
-    outcome = command_line.run(command, "--kernel", "5.10", "--kmem-limit", limit)
+    on_request = ("--kinds", "dentry") if name == "negative-lookup" else ()
+    limits = ("--kernel", "5.10", "--kmem-limit", limit)
+    outcome = command_line.run(command, *limits, *on_request)
     tally = outcome.tally()
     if tally["errno"] in ("EMFILE", "other"):
         pytest.skip("this host allows too few descriptors (ulimit -Hn) to get there")

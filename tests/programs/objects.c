@@ -120,6 +120,13 @@ static int make_mkdir_flat(void)
 	return mkdir(numbered("d"), 0700);
 }
 
+static int make_negative_lookup(void)
+{
+	struct stat unused;
+
+	return stat(numbered("n"), &unused) < 0 && errno == ENOENT ? 0 : -1;
+}
+
 static int make_create(void)
 {
 	int fd = open(numbered("f"), O_CREAT | O_EXCL | O_WRONLY, 0600);
@@ -210,6 +217,7 @@ static const struct {
 	{ "mkdir-chain", make_mkdir_chain },
 	{ "mkdir-flat", make_mkdir_flat },
 	{ "create", make_create },
+	{ "negative-lookup", make_negative_lookup },
 	{ "open-file", make_open_file },
 	{ "pipe", make_pipe },
 	{ "unix-socket", make_unix_socket },

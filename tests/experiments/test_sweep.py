@@ -96,6 +96,24 @@ def test_sweep_when_all_of_a_python_program_is_swept_then_its_start_survives(
     assert {group.what for group in result.groups} == (set() if fixed else {"hang"})
 
 
+@pytest.mark.slow
+def test_sweep_when_a_script_makes_hundreds_of_charges_then_each_is_failed_in_turn(harness):
+    # Planted by nobody: neither `a && b` under set -e nor the head of a pipeline is checked.
+    script = """
+        set -e
+        cd "$TMPDIR"
+        for n in 1 2 3; do
+            mkdir "dir$n" && echo "record $n" >"dir$n/log" && sort "dir$n/log" | wc -l >>total
+        done
+        cat total
+    """
+    result = swept(harness, ["sh", "-c", script], modes=("once",), jobs=4)
+    assert result.swept["once"] >= 300
+    found = {(group.what, group.site.syscall) for group in result.groups}
+    assert ("output", "mkdir") in found
+    assert len(result.groups) <= 10
+
+
 def test_sweep_when_on_the_command_line_then_prints_what_a_person_can_paste(command_of, tmp_path):
     words = [sys.executable, "-m", "kmem_harness.cli", "sweep", "--each-charge", "-n", "2"]
     state = str(tmp_path / "state.jsonl")

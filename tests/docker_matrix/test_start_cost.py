@@ -50,5 +50,7 @@ def test_start_then_costs_little_more_than_without_the_harness(
     figures = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in median.items())
     with capsys.disabled():
         sys.stdout.write(f"\nstart of a container, median of {_ROUNDS}: {figures}\n")
-    assert median["limited"] - median["plain"] < _GENEROUS_SECONDS
-    assert median["unlimited"] - median["plain"] < _GENEROUS_SECONDS
+    # Where a plain start takes a second, the machine is so busy that ours takes longer, too.
+    generous = max(_GENEROUS_SECONDS, median["plain"] / 4)
+    assert median["limited"] - median["plain"] < generous
+    assert median["unlimited"] - median["plain"] < generous

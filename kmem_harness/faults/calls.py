@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from kmem_harness.costs.kinds import SYSCALL_KINDS, Argument, Case, Modelled
+from kmem_harness.costs.kinds import ON_REQUEST, SYSCALL_KINDS, Argument, Case, Modelled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,8 +116,17 @@ def injectable() -> frozenset[str]:
 
 @cache
 def charges() -> frozenset[str]:
-    """Name every call that makes kernel objects: the set ``charge``."""
-    return frozenset(name for name in SYSCALL_KINDS if call_named(name).charges) - GROUPS["%memory"]
+    """Name every call that makes kernel objects: the set ``charge``.
+
+    Not those that make only what is charged on request, as a look-up does: name them beside it.
+    """
+    found = set()
+    for name in SYSCALL_KINDS:
+        call = call_named(name)
+        made = {kind for case in call.cases for kind in case.makes}
+        if call.charges and not (made and made <= ON_REQUEST):
+            found.add(name)
+    return frozenset(found) - GROUPS["%memory"]
 
 
 def kinds() -> frozenset[str]:

@@ -35,7 +35,9 @@ def bomb(end: float) -> tuple[int, int]:
 
 def main(fuse: str, fury: str) -> int:
     """Live as the command line says."""
-    resource.setrlimit(resource.RLIMIT_NPROC, (_MOST, _MOST))
+    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]  # TasksMax= may have set one already
+    most = _MOST if hard < 0 else min(_MOST, hard)
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
     sleep(min(float(fuse), _LONGEST_SECONDS))
     first = os.getpid()
     print("turning bad", flush=True)

@@ -61,6 +61,8 @@ class Activation(Processes):
     def __init__(self, owner: Owner, notify: str) -> None:
         """Prepare; *notify* is the path of its sd_notify socket, or empty."""
         super().__init__(owner, notify)
+        #: Whether the box ended under our hands.
+        self.lost = False
         self._stop_asked = False
         self._reload: asyncio.Future[bool] | None = None
         self._out_of_memory = False
@@ -109,6 +111,7 @@ class Activation(Processes):
         except CellLostError:
             self._owner.say("its box ended: the program in there was killed, or the controller")
             self._fail(Result.SIGNAL)
+            self.lost = True
         finally:
             if self._main is not None:
                 self.main_ending = self._main.ending

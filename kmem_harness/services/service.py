@@ -231,6 +231,9 @@ class Service:
             self.result, self.main_ending = activation.result, activation.main_ending
             cell, self.cell, self._activation = self.cell, None, None
             report = await cell.close()
+            if activation.lost and any(c["errno"] == "OOM" for c in report["refusals"]["cards"]):
+                self.say("out of memory: our program in its box was killed for MemoryMax=")
+                self.result = Result.OOM_KILL
             lines.close()
             with suppress(FileNotFoundError):
                 os.unlink(notify)

@@ -61,11 +61,10 @@ def test_property_when_set_on_a_running_service_then_it_binds_at_once(stage):
     assert found["refusals"]["total"] == 0
 
 
+#: Its child takes more memory than there is, and is killed for it.
 GREEDY = (
-    "/usr/bin/env python3 -c 'import os, time\\n"
-    "for _ in range(50):\\n"
-    "    try: os.fork() or time.sleep(60)\\n"
-    "    except OSError: time.sleep(0.1)'"
+    "/bin/sh -c 'python3 -c \"import time; taken = [bytearray(1 << 20) for _ in range(150)]; "
+    "time.sleep(60)\"; echo went on; sleep 60'"
 )
 
 
@@ -75,17 +74,25 @@ GREEDY = (
 def test_memory_limit_when_met_then_oom_policy_decides(stage, policy, result):
     async def script(stage):
         await stage.until(lambda: any("out of memory" in told for told in stage.told("a.service")))
-        if policy != "continue":
+        if policy == "continue":
+            await stage.until(lambda: "went on" in stage.lines("a.service"))
+        else:
             await stage.until_state("a.service", "failed")
 
     found = stage.play(
-        {
-            "a.service": f"MemoryMax=2M\nOOMPolicy={policy}\nExecStart={GREEDY}\n",
-        },
-        script,
+        {"a.service": f"MemoryMax=64M\nOOMPolicy={policy}\nExecStart={GREEDY}\n"}, script
     )["a.service"]
     assert found["result"] == result
     assert found["refusals"]["first"]["counter"] == "memory"
+    assert found["memcg"]["memory"]["max_usage"] <= 64 << 20
+
+
+def test_memory_limit_when_too_small_for_our_own_program_then_it_is_called_out_of_memory(stage):
+    async def script(stage):
+        await stage.until_state("a.service", "failed")
+
+    found = stage.play({"a.service": "MemoryMax=1M\nExecStart=/bin/sleep 60\n"}, script)
+    assert found["a.service"]["result"] == "oom-kill"
 
 
 def test_tasks_max_when_met_then_the_kernel_says_eagain(stage):

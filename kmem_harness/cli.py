@@ -28,6 +28,7 @@ class _LazyGroup(click.Group):
     """Commands that live in a room of their own are imported when they are asked for."""
 
     _ELSEWHERE: ClassVar = {
+        "calibrate": "kmem_harness.calibrate.command",
         "experiment": "kmem_harness.experiments.command",
         "replay": "kmem_harness.replay.command",
         "services": "kmem_harness.services.command",

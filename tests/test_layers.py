@@ -53,10 +53,14 @@ TOP: dict[str, set[str]] = {
     "demos": {*_JOINED, "run_command"},
     "pytest_plugin": {*_JOINED, "experiments", "docker", "report"},
     "replay": _JOINED,
+    "calibrate": _JOINED,
     "experiments": {*_JOINED, "report", "services"},
     "top": {"core", "controller.client"},
     "services": _JOINED,
-    "cli": {*_JOINED, "doctor", "run_command", "demos", "replay", "experiments", "top", "services"},
+    "cli": {
+        *(*_JOINED, "doctor", "run_command", "demos", "replay", "experiments", "top", "services"),
+        "calibrate",
+    },
 }
 ALLOWED = ROOMS | TOP
 
@@ -84,6 +88,8 @@ FOREIGN: dict[str, set[str]] = {
     "demos": {"rich"},
     "pytest_plugin": {"pytest"},
     "replay": {"click"},
+    "calibrate": {"typing_extensions"},
+    "calibrate.command": {"click", "rich"},
     "experiments": {"click", "rich", "typing_extensions"},
     "experiments.on_dask": {"distributed"},
     "top": {"click", "rich"},

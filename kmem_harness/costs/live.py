@@ -91,7 +91,7 @@ def only_kinds(kinds: Mapping[str, LiveKind], chosen: Container[str]) -> dict[st
 
 def _live(kind: Kind) -> LiveKind:
     # What is freed again before the call returns, or with the descriptor, is not the name's.
-    nbytes = sum(part.nbytes for part in kind.parts if part.freed != "early")
+    nbytes = round(sum(part.nbytes / part.every for part in kind.parts if part.freed != "early"))
     placed = any(kind.name in kinds.values() for kinds in PLACED.values())
     # On which file system a name would have been made is not known when it is refused.
     name = "ENOMEM" if placed else errno.errorcode[kind.errno]

@@ -142,7 +142,7 @@ class _Reader:
         if kinds:
             able = {
                 name
-                for name in (calls.charges() if syscalls is None else syscalls)
+                for name in (calls.injectable() if syscalls is None else syscalls)
                 if calls.call_named(name).may_make(kinds)
             }
             self._part = f"kind={','.join(sorted(kinds))}"

@@ -56,6 +56,10 @@ def test_kind_when_it_is_the_set_then_its_makers_are_the_calls():
     assert rule.kinds == {"thread"}
 
 
+def test_kind_when_no_charge_makes_it_then_its_makers_are_found_all_the_same():
+    assert "mmap" in parse_rule("kind=vma:error=ENOMEM").syscalls
+
+
 def test_charge_when_it_is_the_set_then_is_every_call_that_makes_an_object():
     rule = parse_rule("charge:error=ENOMEM:when=7")
     assert {"clone", "openat", "socket", "mkdir", "pipe2"} <= rule.syscalls

@@ -161,7 +161,7 @@ def find_parts(cli: subprocess.Popen[str]) -> Parts:
                     found["init"] = pid
         return {"controller", "guard", "init"} <= found.keys()
 
-    until(look, 10, f"no box below process {cli.pid}")
+    until(look, _PATIENCE_SECONDS, f"no box below process {cli.pid}")
     return Parts(cli=cli.pid, **found)
 
 

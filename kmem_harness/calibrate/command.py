@@ -79,7 +79,7 @@ def calibrate(
                 click.echo(text, nl=False)
         if not with_check:
             sys.exit(0)
-        outcomes = _checked(chosen, costs, table.kernel, hierarchy)
+        outcomes = _checked(chosen, costs, hierarchy)
     _show(outcomes)
     if not stressors():
         Console(stderr=True).print("stress-ng is not installed: its stressors were left out")
@@ -148,18 +148,19 @@ def _measured(loads: list[Load], hierarchy: str) -> dict[str, Measurement]:
     return found
 
 
-def _checked(chosen: Sequence[str], costs: str, kernel: str, hierarchy: str) -> list[Outcome]:
+def _checked(chosen: Sequence[str], costs: str, hierarchy: str) -> list[Outcome]:
     """Run the loads of the *chosen* kinds, or all, the mixed one and those of stress-ng."""
     loads = [*CHECKS, *stressors()]
     if chosen:
         loads = [load for load in loads if load.kind in chosen]
     outcomes = []
-    with Harness(kernel, costs) as harness, _bar(len(loads)) as progress:
+    table = load_costs(costs)
+    with Harness(table.kernel, costs) as harness, _bar(len(loads)) as progress:
         task = progress.task_ids[0]
         for load in loads:
             progress.update(task, description=f"checking {load.program}")
             try:
-                outcomes.append(check(load, harness, hierarchy))
+                outcomes.append(check(load, harness, table, hierarchy))
             except UnsupportedHostError as error:
                 progress.console.print(f"{load.program} is left out: {error}")
             except KmemHarnessError as error:

@@ -133,7 +133,7 @@ def _touched(nr: int) -> None:
 
 
 def _grown(nr: int) -> None:
-    os.dup2(0, (8192 << nr) - 1)
+    os.dup2(0, (4096 << nr) - 1)
 
 
 def _created(nr: int) -> None:

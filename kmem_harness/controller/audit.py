@@ -11,6 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kmem_harness.controller.books import Books
 
 __all__ = ["Audit", "Part"]
@@ -104,31 +106,46 @@ class Audit:
         for timed in self._parts:
             timed.run(self._books)
 
-    def parts_for(self, shortfall_nbytes: int, now: float, *, forced: bool) -> bool:
+    def parts_for(
+        self,
+        shortfall_nbytes: int,
+        since: float,
+        now: float,
+        before: Callable[[], None],
+        *,
+        forced: bool,
+    ) -> bool:
         """Count parts until *shortfall_nbytes* are free, or it is certain that they are not.
 
-        False if a part that might have freed them was left out because it was counted just now;
-        *forced* leaves none out.
+        What was counted after *since* need not be counted again: one look serves all calls that
+        were trapped before it. With calls under way it may have come too early, and is taken again
+        where it is due. *before* is called before the first look.
+        False if a part that might have made room was left out, for it was counted only just
+        before *since*; *forced* leaves none out.
         """
         books = self._books
         target = books.lowered_nbytes + shortfall_nbytes
+        stale = [timed for timed in self._parts if timed.began < since or books.tickets]
         sure = True
-        for number, timed in enumerate(self._parts):
-            if books.lowered_nbytes >= target:
-                break
-            left = sum(later.part.potential(books) for later in self._parts[number:])
+        for number, timed in enumerate(stale):
+            left = sum(later.part.potential(books) for later in stale[number:])
             if left < target - books.lowered_nbytes:
                 break  # however much of it is gone, it is not enough
-            if forced or timed.is_due(now):
+            if timed.is_due(now) or (forced and timed.began < since):
+                before()
+                before = _nothing
                 timed.run(books)
-            else:
+                if books.lowered_nbytes >= target:
+                    break
+            elif timed.began < since:
                 sure = False
         return sure
 
-    def due_parts(self, now: float) -> None:
+    def due_parts(self, now: float, before: Callable[[], None]) -> None:
         """Count everything, for a peak that is to be true, unless that was done just now."""
         if now < self._rested:
             return
+        before()
         for timed in self._parts:
             timed.run(self._books)
         end = time.monotonic()
@@ -140,3 +157,7 @@ class Audit:
         for timed in self._parts:
             with suppress(OSError):
                 timed.part.close()
+
+
+def _nothing() -> None:
+    """Do nothing more before a look."""

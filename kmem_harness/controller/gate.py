@@ -39,7 +39,7 @@ _PEAK_PARTS = 128
 class _Parked:
     """A call that waits for an answer."""
 
-    __slots__ = ("box", "charge", "deadline", "id", "killed", "listener", "tid")
+    __slots__ = ("box", "charge", "deadline", "id", "killed", "listener", "tid", "trapped")
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class _Parked:
         self.tid = tid
         self.charge = charge
         self.deadline = deadline
+        self.trapped = deadline - PARK_SECONDS
         self.killed = False
 
 
@@ -164,10 +165,7 @@ class Gate:
                 return
         else:
             # Forced at the deadline: nothing is refused on an old count.
-            fresh = [
-                self._make_room(one, over, nbytes, now, forced=too_late)
-                for one in self._below(over)
-            ]
+            fresh = [self._make_room(one, over, call, now) for one in self._below(over)]
             over = _all_over(box, nbytes)
             if over:
                 if too_late or (all(fresh) and any(self._is_certain(one, nbytes) for one in over)):
@@ -257,21 +255,23 @@ class Gate:
 
     def _count_due(self, box: Box, now: float) -> None:
         if box.audit is not None:
-            box.prove_tickets(call_is_over)
-            box.audit.due_parts(now)
+            box.audit.due_parts(now, lambda: box.prove_tickets(call_is_over))
             box.usage_seen = box.memcg.kmem.usage
 
-    def _make_room(
-        self, box: Box, over: list[ResourceCounter], nbytes: int, now: float, *, forced: bool
-    ) -> bool:
+    def _make_room(self, box: Box, over: list[ResourceCounter], call: _Parked, now: float) -> bool:
         """Count what of *box* may be gone; true if nothing that would make room was left out."""
         if box.audit is None:
             return True
-        short = max(counter.usage + nbytes - counter.limit for counter in over)
+        short = max(counter.usage + call.charge.nbytes - counter.limit for counter in over)
         if short <= 0:
             return True  # another box made the room
-        box.prove_tickets(call_is_over)
-        return box.audit.parts_for(short, now, forced=forced)
+        return box.audit.parts_for(
+            short,
+            call.trapped,
+            now,
+            lambda: box.prove_tickets(call_is_over),
+            forced=now >= call.deadline,
+        )
 
     def _is_certain(self, counter: ResourceCounter, nbytes: int) -> bool:
         """Say whether *counter* would refuse even if no call under way comes to anything."""

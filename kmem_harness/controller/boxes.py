@@ -343,6 +343,7 @@ class Boxes:
             lambda: len(running.joined) + (len(running.outsiders) if running.lasting else 1),
             self._on_refusal,
         )
+        self._follow(box)
 
     def _may_join(self, running: _Running, pid: int) -> bool:
         """Say whether a process that nobody announced is an exec into this container.
@@ -416,7 +417,7 @@ class Boxes:
     def _keep_looking(self) -> None:
         if not self._looking:
             self._looking = True
-            self._loop.call_later(_FAULTS_SECONDS, self._look)
+            self._loop.call_later(_LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
         """Note what the boxes use now, as long as any runs."""
@@ -428,11 +429,15 @@ class Boxes:
         if running:
             wide = min(box.timeline.slot_seconds for box in running)
             took = time.monotonic() - began
-            pause = max(_LOOK_SECONDS, wide, took * _LOOK_REST)
-            if any(box.user is not None for box in running):
-                # Faults come unasked: what they take is to be seen before it is much.
-                pause = max(_FAULTS_SECONDS, took * _FAULTS_REST)
-            self._loop.call_later(pause, self._look)
+            self._loop.call_later(max(_LOOK_SECONDS, wide, took * _LOOK_REST), self._look)
+
+    def _follow(self, box: Box) -> None:
+        """Look often where a limit binds user memory: faults come unasked, and take what they like."""
+        if box.user is not None:
+            began = time.monotonic()
+            self._gate.look(box)
+            pause = max(_FAULTS_SECONDS, (time.monotonic() - began) * _FAULTS_REST)
+            self._loop.call_later(pause, lambda: self._follow(box))
 
     def _target_died(self, running: _Running) -> None:
         """Let nothing new be made: a box ends with its first process."""

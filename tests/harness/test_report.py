@@ -55,6 +55,7 @@ REPORT = {
     # Beyond the promise:
     "isolation": str,
     "census": {"count": int, "seconds": float},
+    "partial": list,
     "events_lost": int,
     "timeline": {"began": float, "seconds": list, "usage": list, "refused": list, "live": dict},
     "controller_died": bool,

@@ -435,7 +435,8 @@ class Boxes:
         """Look often where a limit binds user memory: faults come unasked, and take what they like."""
         if box.user is not None:
             began = time.monotonic()
-            self._gate.look(box)
+            box.user.count(box.books)
+            box.note_usage()
             pause = max(_FAULTS_SECONDS, (time.monotonic() - began) * _FAULTS_REST)
             self._loop.call_later(pause, lambda: self._follow(box))
 

@@ -53,7 +53,7 @@ ADVERSARIES = [
         "clone3_rewritten",
         "arguments of `clone3` rewritten during the call",
         errnos=("ENOMEM", "EINVAL"),  # flags that cannot be had together
-        nr_tries=1000,
+        nr_tries=300,
         quick=True,
     ),
     Adversary("vfork_chain", "a chain of `vfork`s, all in the call at once"),

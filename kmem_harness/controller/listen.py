@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from kmem_harness.core.profiles import profile_named
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Iterator
 
 __all__ = ["SOCKET", "connect", "listen", "main"]
 
@@ -64,8 +66,7 @@ def listen(path: str = SOCKET, engine: str | None = None) -> None:
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, _leave)
-            while True:
-                connection, _address = door.accept()
+            for connection in _callers(door):
                 for over in [here for here, child in sessions.items() if child.poll() is not None]:
                     del sessions[over]
                     shutil.rmtree(over, ignore_errors=True)  # there only if it was killed
@@ -80,6 +81,33 @@ def listen(path: str = SOCKET, engine: str | None = None) -> None:
             for left in (path, shim):
                 with suppress(FileNotFoundError):
                     os.unlink(left)
+
+
+def _callers(door: socket.socket) -> Iterator[socket.socket]:
+    """Give each connection once it has something to say: one that is silent keeps nobody waiting."""
+    silent: dict[socket.socket, float] = {}
+    ready = selectors.DefaultSelector()
+    ready.register(door, selectors.EVENT_READ)
+    try:
+        while True:
+            for key, _ in ready.select(_PATIENCE_SECONDS if silent else None):
+                if key.fileobj is door:
+                    connection, _address = door.accept()
+                    silent[connection] = time.monotonic() + _PATIENCE_SECONDS
+                    ready.register(connection, selectors.EVENT_READ)
+                else:
+                    ready.unregister(key.fileobj)
+                    connection = next(one for one in silent if one is key.fileobj)
+                    del silent[connection]
+                    yield connection
+            for late in [one for one, until in silent.items() if until < time.monotonic()]:
+                ready.unregister(late)
+                del silent[late]
+                late.close()
+    finally:
+        for connection in silent:
+            connection.close()
+        ready.close()
 
 
 def _sweep(directory: str, path: str) -> None:

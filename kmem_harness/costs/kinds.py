@@ -142,8 +142,9 @@ SYSCALL_KINDS: dict[str, Modelled | PassedThrough] = {
         Modelled((), removes=True),
     ),
     # Descriptors.
-    "pipe": _makes("pipe"),
-    "pipe2": _makes("pipe"),
+    **dict.fromkeys(
+        ("pipe", "pipe2"), Partial((Case(("pipe",)),), reason="what waits in it is not counted")
+    ),
     "socket": Partial(
         (
             Case(("unix-socket",), (Argument(0, _WHOLE, _AF_UNIX),)),

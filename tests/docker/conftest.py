@@ -37,7 +37,8 @@ def image(engine: Engine) -> Iterator[str]:
     busybox = shutil.which("busybox")
     if busybox is None:
         cannot_run("no busybox: install busybox-static")
-    name = f"kmem-test-busybox:{os.getpid()}"
+    # Its own each time: who imports this fixture has another one of the same session.
+    name = f"kmem-test-busybox:{os.getpid()}-{os.urandom(2).hex()}"
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         archive.add(os.path.realpath(busybox), "bin/busybox")

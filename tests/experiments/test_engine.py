@@ -75,7 +75,9 @@ def test_run_when_a_worker_is_killed_then_its_run_is_made_by_another_and_counted
         (n, r) for n in (1, 2, 3) for r in (0, 1)
     ]
     assert [one["passed"] for one in results["runs"]] == [True] * 4 + [False] * 2
-    assert all(f":{killed[0]}" not in one["worker"] for one in results["runs"])
+    # Nothing is from it but what was done when it was killed.
+    pid, done = killed
+    assert sum(one["worker"].endswith(f":{pid}") for one in results["runs"]) <= done
 
 
 @pytest.mark.slow

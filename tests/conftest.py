@@ -1,11 +1,13 @@
-"""What the whole suite shares: long forms are marked ``slow`` and run with ``-m slow``."""
+"""What the whole suite shares: long forms are marked ``slow``, workers share no engine."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 if TYPE_CHECKING:
-    import pytest
+    from xdist.scheduler import Scheduling
 
 pytest_plugins = ["pytester"]
 
@@ -18,3 +20,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if slow:
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    """Spread the tests as ``tests.support.workers`` says, unless --dist asks for something else."""
+    if config.getoption("dist") != "load":  # what -n alone means
+        return None
+    from tests.support.workers import ByFileOrEngine
+
+    return ByFileOrEngine(config, log)

@@ -120,16 +120,17 @@ def _digest_of_files(folder: str) -> str | None:
 
 
 def outcome_of(report: dict[str, Any], **more: Any) -> Outcome:
-    """Read a run's outcome off its box's report."""
+    """Read a run's outcome off its box's report; the first of the box's rules is the sweep's."""
     faults = report["faults"]
     at_end = faults.get("at_end") or {}
-    injected = [card for card in report["refusals"]["cards"] if card["counter"] == "injected"]
+    swept = faults["rules"][0]
+    injected = [card for card in report["refusals"]["cards"] if card.get("rule") == swept["rule"]]
     first = injected[0] if injected else None
     return Outcome(
         status=report["exit_code"],
         signal=report["signal"],
-        charges=faults["rules"][0]["matched"],
-        failed=sum(rule["failed"] for rule in faults["rules"]),
+        charges=swept["matched"],
+        failed=swept["failed"],
         site=Site(first["comm"], first["syscall"], first["kind"]) if first else None,
         nth=first["nth_of_call"] if first else 0,
         holds=at_end.get("holds"),

@@ -36,9 +36,11 @@ from kmem_harness.pytest_plugin.settings import Settings
 
 if TYPE_CHECKING:
     from kmem_harness.pytest_plugin.containers import ContainerFactory
+    from kmem_harness.pytest_plugin.verdicts import KmemWarning
 
 __all__ = [
     "ContainerFactory",
+    "KmemWarning",
     "Settings",
     "kmem_container",
     "kmem_container_module",
@@ -66,4 +68,8 @@ def __getattr__(name: str) -> Any:
         from kmem_harness.pytest_plugin.containers import ContainerFactory
 
         return ContainerFactory
+    if name == "KmemWarning":
+        from kmem_harness.pytest_plugin.verdicts import KmemWarning
+
+        return KmemWarning
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

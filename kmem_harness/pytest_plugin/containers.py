@@ -71,12 +71,13 @@ class ContainerFactory:
         unlimited = limit.size is None and kmem_limit is None
         mode = "observe" if unlimited and limit.counted else limit.mode
         options = {"mode": mode, "kinds": limit.kinds, **options}
-        options["faults"] = (*self._record.faults, *options.get("faults", ()))
-        options["look_at_end"] = self._record.looks_at_end or options.get("look_at_end", False)
+        number = len(self.boxes) + 1
+        options["faults"] = (*self._record.rules_for(number), *options.get("faults", ()))
+        if self._record.swept is not None:
+            options["look_at_end"] = True
         options.setdefault("runtime", "docker" if image else self._settings.runtime)
         if options["runtime"] == "docker":
             image = image or self._settings.image
-        number = len(self.boxes) + 1
         child = self.memcg.child(f"c{number}", kmem_limit)
         with ExitStack() as opened:
             if self._keeper is not None and "events" not in options:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAULT_MARKERS",
-    "fault_rules_of",
+    "Fault",
+    "faults_of",
     "judge_fault_markers",
     "pytest_pyfunc_call",
     "sweep_of",
@@ -25,22 +26,29 @@ __all__ = [
 #: As ``pytest --markers`` shows them.
 FAULT_MARKERS = (
     (
-        "kmem_fault(rule, ...): fail or delay calls in each container of the test, as "
-        '"socket:error=ENOMEM:when=3" says; counted over all processes of a container. Several '
-        "markers add up."
+        "kmem_fault(rule, ..., container=None): fail or delay calls in each container of the test, "
+        'or in its 1st, 2nd, ... alone, as "socket:error=ENOMEM:when=3" says; counted over all '
+        "processes of a container. Several markers add up."
     ),
     (
         'kmem_sweep(max=None, calls="charge", error="ENOMEM", modes=("once", "persist"), '
-        "exits=None): run the test again and again, with the 1st, 2nd, ... charge of its containers "
-        "failed, until none is met, MAX at most; each run is a subtest."
+        "exits=None): run the test again and again, with the 1st, 2nd, ... charge of a container "
+        "failed, until none is met, MAX at most; one container after the other; each run is a subtest."
     ),
 )
 
 # What a marker may say. Its text stands in messages, so it is written as a user writes it.
-_KMEM_FAULT = inspect.signature(lambda rule, *rules: None)  # noqa: ARG005
+_KMEM_FAULT = inspect.signature(lambda rule, *rules, container=None: None)  # noqa: ARG005
 _KMEM_SWEEP = inspect.signature(
     lambda max=None, calls="charge", error="ENOMEM", modes=("once", "persist"), exits=None: None  # noqa: A006, ARG005
 )
+
+
+class Fault(NamedTuple):
+    """A rule for every container of a test, or for the *container*-th that is made, from 1 on."""
+
+    rule: str
+    container: int | None = None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -55,7 +63,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object | None:
 
 def judge_fault_markers(item: pytest.Item) -> None:
     """See that a test's markers can be used. Raises: pytest.UsageError naming the test."""
-    fault_rules_of(item)
+    faults_of(item)
     if sweep_of(item) is None:
         return
     if "kmem_container" not in getattr(item, "fixturenames", ()):
@@ -75,16 +83,16 @@ def judge_fault_markers(item: pytest.Item) -> None:
         )
 
 
-def fault_rules_of(node: pytest.Item | pytest.Collector) -> tuple[str, ...]:
-    """Give the rules of all ``kmem_fault`` markers of *node*, the outermost first.
+def faults_of(node: pytest.Item | pytest.Collector) -> tuple[Fault, ...]:
+    """Give what all ``kmem_fault`` markers of *node* say, the outermost first.
 
     Raises: pytest.UsageError naming the test.
     """
     markers = list(node.iter_markers("kmem_fault"))
     return tuple(
-        text
+        fault
         for marker in reversed(markers)
-        for text in bind(node, marker, _KMEM_FAULT, _read_rules)
+        for fault in bind(node, marker, _KMEM_FAULT, _read_rules)
     )
 
 
@@ -97,25 +105,28 @@ def sweep_of(node: pytest.Item | pytest.Collector) -> Plan | None:
     return plan
 
 
-def _read_rules(rule: Any, rules: Sequence[Any]) -> list[str]:
+def _read_rules(rule: Any, rules: Sequence[Any], container: Any) -> list[Fault]:
     from kmem_harness.faults.rule import parse_rules
     from kmem_harness.hooks import Hooks
 
+    if container is not None and (not _is_whole(container) or container < 1):
+        message = f"container={container!r}: containers are counted from 1, as they are made"
+        raise ValueError(message)
     texts = (rule, *rules)
     try:
-        return [one.text for one in parse_rules(texts)]
+        parsed = parse_rules(texts)
     except ValueError:
         # It may be a plugin's; those are looked for only then.
-        return [one.text for one in parse_rules(texts, Hooks().fault_rules())]
+        parsed = parse_rules(texts, Hooks().fault_rules())
+    return [Fault(one.text, container) for one in parsed]
 
 
 def _read_sweep(max: Any, calls: Any, error: Any, modes: Any, exits: Any) -> Plan:  # noqa: A002 - as in the marker
     from kmem_harness.faults.sweep import Plan
 
-    for name, value in (("max", max),):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            message = f"{name}={value!r} is no whole number"
-            raise ValueError(message)
+    if max is not None and not _is_whole(max):
+        message = f"max={max!r} is no whole number"
+        raise ValueError(message)
     if isinstance(modes, str):
         modes = (modes,)
     if exits is not None and (
@@ -131,3 +142,7 @@ def _read_sweep(max: Any, calls: Any, error: Any, modes: Any, exits: Any) -> Pla
         exits=None if exits is None else frozenset(exits),
         compares_output=False,
     )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

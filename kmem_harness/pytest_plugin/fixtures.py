@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kmem_harness.pytest_plugin.fault_markers import fault_rules_of, sweep_of
+from kmem_harness.pytest_plugin.fault_markers import faults_of, sweep_of
 from kmem_harness.pytest_plugin.markers import limit_of
 from kmem_harness.pytest_plugin.records import SESSION, begin
 from kmem_harness.pytest_plugin.settings import SETTINGS
@@ -114,7 +114,7 @@ def _factory(
 
     settings = request.config.stash[SETTINGS]
     record = begin(request, memcg, limit_of(request.node, settings))
-    record.faults = fault_rules_of(request.node)
+    record.faults = faults_of(request.node)
     if sweep_of(request.node) is not None:
         with suppress(pytest.FixtureLookupError):  # before pytest 9, a plugin's
             record.subtests = request.getfixturevalue("subtests")

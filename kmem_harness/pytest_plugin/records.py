@@ -10,7 +10,10 @@ import pytest
 from kmem_harness.pytest_plugin.settings import SETTINGS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kmem_harness.harness import Box, MemcgHandle
+    from kmem_harness.pytest_plugin.fault_markers import Fault
     from kmem_harness.pytest_plugin.markers import Limit
 
 __all__ = ["RECORD", "Record", "begin", "take_settled", "wider"]
@@ -29,9 +32,9 @@ class Record:
         self.memcg = memcg
         self.limit = limit
         self.boxes: list[Box] = []
-        #: The fault rules of every container, and whether its end is looked at: a sweep's.
-        self.faults: tuple[str, ...] = ()
-        self.looks_at_end = False
+        #: What markers say, and the rule of a sweep for each container, by its number.
+        self.faults: tuple[Fault, ...] = ()
+        self.swept: Callable[[int], str] | None = None
         #: pytest's own ``subtests`` for a sweep, where this pytest has such.
         self.subtests: Any = None
         #: Boxes that were ended at their timeout, with it. Units: seconds.
@@ -52,6 +55,11 @@ class Record:
     def reports(self) -> list[dict[str, Any]]:
         """Give the report of each container."""
         return [{**box.report(), "timed_out": box in self.timed_out} for box in self.boxes]
+
+    def rules_for(self, number: int) -> tuple[str, ...]:
+        """List the fault rules of the *number*-th container: a sweep's first, then the markers'."""
+        swept = () if self.swept is None else (self.swept(number),)
+        return (*swept, *(one.rule for one in self.faults if one.container in (None, number)))
 
     def refused(self) -> Counter[str]:
         """Count what its containers were refused so far, by kind of object."""

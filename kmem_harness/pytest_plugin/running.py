@@ -34,6 +34,8 @@ FIGURES = "kmem_figures"
 #: What shared containers had been refused when the test's body began.
 _REFUSED_BEFORE: pytest.StashKey[dict[Record, Counter[str]]] = pytest.StashKey()
 _ALL_CARDS_VERBOSITY = 2
+#: Markers that mean nothing without a container.
+_FOR_CONTAINERS = ("limit_kmem", "limit_kmem_leaks", "kmem_fault")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -48,6 +50,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
         before = held_by([*_own(item), *wide])
     result = yield
+    _warn_of_markers_in_vain(item)
     for record in _own(item):
         _check_timeouts(record)
     if allowed is not None:
@@ -119,6 +122,31 @@ def _shared(item: pytest.Item) -> list[Record]:
         for record in wider(item.config)
         if {f"kmem_container_{record.scope}", f"kmem_memcg_{record.scope}"} & set(asked)
     ]
+
+
+def _warn_of_markers_in_vain(item: pytest.Item) -> None:
+    """Say it where a test's own markers found no container: what it asserts is not under a limit.
+
+    A class's or module's markers are for those of its tests that have containers.
+    """
+    vain = [marker.name for marker in item.own_markers if marker.name in _FOR_CONTAINERS]
+    if not vain or _shared(item) or any(_is_used(record) for record in _own(item)):
+        return
+    from kmem_harness.pytest_plugin.verdicts import KmemWarning
+
+    item.warn(
+        KmemWarning(
+            f"{item.nodeid}: marker {', '.join(dict.fromkeys(vain))} made no difference: the test "
+            "made no container with kmem_container, nor in kmem_memcg"
+        )
+    )
+
+
+def _is_used(record: Record) -> bool:
+    if record.boxes:
+        return True
+    counters = record.counters()
+    return counters is None or counters["kmem"]["max_usage"] > 0 or bool(record.memcg.children())
 
 
 def _check_timeouts(record: Record) -> None:

@@ -38,13 +38,19 @@ def run_swept(item: pytest.Function) -> bool:
 
 
 class _Swept:
-    """One test under a sweep."""
+    """One test under a sweep: of its first container, then of its second, and so on.
+
+    Containers that fixtures made before the body live through all of it, and are left alone.
+    """
 
     def __init__(self, item: pytest.Function, plan: Plan) -> None:
         self._item = item
         self._plan = plan
         self._record: Record = item.stash[RECORD]
-        self._rules = self._record.faults
+        self._before = list(self._record.boxes)
+        #: The container whose charges are failed, and how many the body makes; both from 1 on.
+        self._number = 1
+        self._nr_containers = 1
         self._lines: list[str] = []
         #: The containers of the last run, and of those before it that are kept.
         self._last: list[Box] = []
@@ -52,31 +58,38 @@ class _Swept:
         self._kept_runs = 0
 
     def go(self) -> None:
-        """Sweep. Raises: KmemFailed if anything was found; ConfigurationError as KmemFailed."""
+        """Sweep. Raises: KmemFailed if anything was found, or nothing was there to be failed."""
         from kmem_harness.core.errors import ConfigurationError
         from kmem_harness.faults.sweep import Sweep
 
+        results: dict[int, Result] = {}
         try:
-            result = Sweep(self._plan, self._run, each=self._tell).go()
+            while self._number <= self._nr_containers:
+                sweep = Sweep(self._plan, self._run, each=self._tell)
+                results[self._number] = sweep.go()
+                self._number += 1
         except ConfigurationError as error:
             raise KmemFailed("sweep", str(error)) from error
         finally:
-            self._record.faults = self._rules
-            self._record.looks_at_end = False
-            self._record.boxes[:] = self._kept or self._last
-        self._item.user_properties.append(("kmem_sweep_charges", result.normal.charges))
+            self._record.swept = None
+            self._record.boxes[:] = [*self._before, *(self._kept or self._last)]
+        charges = sum(result.normal.charges for result in results.values())
+        if not charges:
+            raise KmemFailed("sweep", self._nothing())
+        self._item.user_properties.append(("kmem_sweep_charges", charges))
         if self._record.subtests is None:
             self._item.add_report_section("call", "kmem sweep", "\n".join(self._lines))
-        if result.groups:
-            raise KmemFailed("sweep", _summary(result))
+        if any(result.groups for result in results.values()):
+            text = [self._summary(number, result) for number, result in results.items()]
+            raise KmemFailed("sweep", "\n".join(text))
 
     def _run(self, rules: tuple[str, ...]) -> Outcome:
-        """Run the test's body once under *rules*."""
+        """Run the test's body once, with one container under *rules* and the others counted."""
         record, item = self._record, self._item
-        record.faults = (*rules, *self._rules)
-        record.looks_at_end = True
+        swept, (rule,) = len(self._before) + self._number, rules
+        record.swept = lambda number: rule if number == swept else self._plan.counting
         self._let_go(self._last)
-        record.boxes.clear()
+        record.boxes[:] = self._before
         arguments = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}  # noqa: SLF001 - as pytest's own does
         failure, timed_out = None, False
         try:
@@ -86,15 +99,20 @@ class _Swept:
         except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - that is a finding
             timed_out = isinstance(error, TimeoutError)
             failure = f"{type(error).__name__}: {error}"[:_LONGEST_FAILURE]
-        boxes = self._last = list(record.boxes)
+        boxes = self._last = record.boxes[len(self._before) :]
         for box in boxes:
             box.close()
             timed_out |= record.timed_out.pop(box, None) is not None
-        return _outcome(boxes, None if timed_out else failure, timed_out=timed_out)
+        if rule == self._plan.counting:
+            self._nr_containers = max(self._nr_containers, len(boxes))
+        outcome = _outcome(boxes, None if timed_out else failure, timed_out=timed_out)
+        if len(boxes) < self._number:
+            return outcome  # the body did not get as far as making it
+        return _seen_from(outcome, boxes[self._number - 1])
 
     def _tell(self, mode: str, number: int, outcome: Outcome, found: list[Finding]) -> None:
         """Report one run: as a subtest where there are such."""
-        which = f"charge {number}{'' if mode == 'once' else ' and on'}"
+        which = f"charge {number}{'' if mode == 'once' else ' and on'}{self._which(self._number)}"
         where = f"{which}: {outcome.site}" if outcome.site else which
         self._lines.append(f"{where}: {found[0].detail if found else 'fine'}")
         if found and self._kept_runs < _KEPT_RUNS:
@@ -110,42 +128,76 @@ class _Swept:
                     "sweep", f"{where}: {', '.join(one.detail for one in found)}{cards}"
                 )
 
+    def _which(self, number: int) -> str:
+        """Name a container, where there is more than one."""
+        alone = not self._before and self._nr_containers == 1
+        return "" if alone else f" of container {len(self._before) + number}"
+
     def _let_go(self, boxes: list[Box]) -> None:
         """Forget the containers of a run: there may be thousands."""
         for box in boxes:
             with suppress(OSError):
                 box.memcg.remove()
 
+    def _nothing(self) -> str:
+        if not self._last:
+            more = "; those that fixtures made before it are not swept" if self._before else ""
+            return f"kmem_sweep: the test's body makes no container, so nothing was swept{more}"
+        return (
+            f"kmem_sweep: its containers made no call of {self._plan.calls!r}, so nothing was swept"
+        )
+
+    def _summary(self, number: int, result: Result) -> str:
+        which = self._which(number)
+        swept = ", ".join(f"{count} {mode}" for mode, count in result.swept.items())
+        lines = [f"{result.normal.charges} charges{which} without a fault; failed in turn: {swept}"]
+        for group in result.groups:
+            again = "" if group.reproduced else " (it did not show again)"
+            lines.append(
+                f"{group.what}: {group.site}, in {len(group.runs)} runs: {group.detail}{again}"
+            )
+            alone = f", container={len(self._before) + number}" if which else ""
+            lines.append(f'  @pytest.mark.kmem_fault("{group.rule}"{alone})')
+        return "\n".join(lines)
+
 
 def _outcome(boxes: list[Box], failure: str | None, *, timed_out: bool) -> Outcome:
     """Make one outcome of all containers of a run: what is wrong with any is wrong with it."""
-    from dataclasses import replace
-
     from kmem_harness.experiments.sweep_runs import outcome_of
     from kmem_harness.faults.outcome import Outcome
 
-    each = [outcome_of(report) for report in (box.report() for box in boxes) if "faults" in report]
-    if not each:
-        return Outcome(0, failure=failure, timed_out=timed_out)
-    first = next((one for one in each if one.failed), each[0])
+    each = [outcome_of(box.report()) for box in boxes]
     signals = [one.signal for one in each if one.signal not in (None, *_ENDED_BY_US)]
     exits = [one.status for one in each if one.signal is None]
     holds: dict[str, int] = {}
     for one in each:
         for kind, count in (one.holds or {}).items():
             holds[kind] = holds.get(kind, 0) + count
-    return replace(
-        first,
+    return Outcome(
         status=max(exits, default=0),
         signal=signals[0] if signals else None,
-        charges=max(one.charges for one in each),
-        failed=sum(one.failed for one in each),
+        timed_out=timed_out,
+        seconds=sum(box.report()["wall_seconds"] for box in boxes),
         holds=holds if all(one.holds is not None for one in each) else None,
         others=tuple(name for one in each for name in one.others or ()),
-        cards=tuple(card for one in each for card in one.cards),
-        seconds=sum(box.report()["wall_seconds"] for box in boxes),
         failure=failure,
-        timed_out=timed_out,
+    )
+
+
+def _seen_from(outcome: Outcome, swept: Box) -> Outcome:
+    """Add what was counted and failed in the one container that is swept."""
+    from dataclasses import replace
+
+    from kmem_harness.experiments.sweep_runs import outcome_of
+
+    own = outcome_of(swept.report())
+    return replace(
+        outcome,
+        charges=own.charges,
+        failed=own.failed,
+        site=own.site,
+        nth=own.nth,
+        cards=own.cards,
     )
 
 
@@ -154,15 +206,3 @@ def _card(card: Any) -> str:
         f"{card['syscall']} by {card['comm']}[{card['pid']}]: {card['errno']} "
         f"({card['kind']}), call {card['nth_of_call']} of its name; rule {card['rule']}"
     )
-
-
-def _summary(result: Result) -> str:
-    swept = ", ".join(f"{count} {mode}" for mode, count in result.swept.items())
-    lines = [f"{result.normal.charges} charges without a fault; failed in turn: {swept}"]
-    for group in result.groups:
-        again = "" if group.reproduced else " (it did not show again)"
-        lines.append(
-            f"{group.what}: {group.site}, in {len(group.runs)} runs: {group.detail}{again}"
-        )
-        lines.append(f"  {group.marker}")
-    return "\n".join(lines)

@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from kmem_harness.core.errors import UnsupportedHostError
 
-__all__ = ["KmemFailed", "cannot_enforce"]
+__all__ = ["KmemFailed", "KmemWarning", "cannot_enforce"]
 
 
 class KmemFailed(pytest.fail.Exception):  # type: ignore[misc,name-defined]
@@ -22,6 +22,12 @@ class KmemFailed(pytest.fail.Exception):  # type: ignore[misc,name-defined]
         """Fail with *text* alone, without a traceback."""
         super().__init__(text, pytrace=False)
         self.why = why
+
+
+class KmemWarning(pytest.PytestWarning):
+    """Something was asked for that made no difference."""
+
+    __module__ = "kmem_harness.pytest_plugin"  # where it can be imported from, for filters
 
 
 def cannot_enforce(error: UnsupportedHostError, *, require: bool) -> NoReturn:

@@ -67,6 +67,8 @@ def test_it(kmem_container):
         ("kmem_fault(3)", ["test_it", "text"]),
         ("kmem_fault()", ["test_it", "rule"]),
         ('kmem_fault(rule="socket:count", when=3)', ["test_it", "when"]),
+        ('kmem_fault("socket:count", container=0)', ["test_it", "container=0", "from 1"]),
+        ('kmem_fault("socket:count", container=True)', ["test_it", "container=True"]),
         ("kmem_sweep(maximum=3)", ["test_it", "maximum"]),
         ("kmem_sweep(max=0)", ["test_it", "max=0"]),
         ('kmem_sweep(max="3")', ["test_it", "max='3'"]),

@@ -11,11 +11,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kmem_harness.core.errors import KmemHarnessError
-from kmem_harness.services.activation import Activation, notify_access
+from kmem_harness.services.activation import Activation
 from kmem_harness.services.cell import Cell
 from kmem_harness.services.conditions import first_unmet
 from kmem_harness.services.launch import make_directories, remove_directories
 from kmem_harness.services.lines import Lines
+from kmem_harness.services.notified import notify_access
 from kmem_harness.services.states import ACTIVE, Result, State
 from kmem_harness.services.values import NO_LIMIT
 from kmem_harness.services.verdicts import Ending, StartLimit, restart_delay, shall_restart

@@ -48,13 +48,14 @@ __all__ = ["top"]
 def top(interval: float, count: int | None, by: str, *, as_json: bool, with_kinds: bool) -> None:
     """Watch all memcgs of a running harness of yours: usage, limits, refusals per second.
 
-    Sort and leave with the keys shown. Ends when the harness does.
+    Sort and leave with the keys shown; where there is no terminal, or one that cannot move its cursor
+    (TERM=dumb), one table follows the other. Ends when the harness does.
     """
     with closing(connect_running()) as connection:
         kernel = connection.request("hello")["kernel"]
         if as_json:
             _print_json(connection, kernel, interval, count, by)
-        elif sys.stdout.isatty():
+        elif sys.stdout.isatty() and not Console().is_dumb_terminal:
             _show(connection, kernel, interval, count, by, with_kinds=with_kinds)
         else:
             _print_tables(connection, kernel, interval, count, by, with_kinds=with_kinds)

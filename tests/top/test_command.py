@@ -99,6 +99,26 @@ def test_top_when_keys_are_pressed_on_a_terminal_then_sorts_shows_kinds_and_leav
         forker.finish()
 
 
+def test_top_when_the_terminal_is_dumb_then_prints_one_table_after_the_other(harness):
+    ours, theirs = pty.openpty()
+    harness.memcg("/web.slice", kmem_limit="1M")
+    command = [*TOP, "--count", "2", "--interval", "0.05"]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "dumb"}
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        while b"\x1b" not in seen:
+            try:
+                seen += os.read(ours, 65536)
+            except OSError:  # nobody holds the other end any more
+                break
+        assert process.wait(30) == 0
+    os.close(ours)
+    assert seen.count(b"/web.slice") == 2
+    assert b"\x1b" not in seen
+
+
 def plain(screen: bytes) -> bytes:
     """Leave out what colours and places the text."""
     kept, escaped = bytearray(), False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import shlex
@@ -61,7 +60,9 @@ def run_command(command: Sequence[str], options: RunOptions) -> int:
     # A container's streams are its engine's, unless they are asked for.
     streams: dict[str, Any] = {} if runtime == "local" else {"stdin": 0, "stdout": 1, "stderr": 2}
     if options.report is not None:
-        _check_report_path(options.report)
+        from kmem_harness.report.files import check_report_path  # noqa: PLC0415 - only if asked for
+
+        check_report_path(options.report)
     if options.events_all and options.events is None:
         raise ConfigurationError("--events-all without --events: name the file with --events FILE")
     events = _open_events(options.events)
@@ -219,31 +220,9 @@ def write_report(path: str, report: dict[str, Any]) -> None:
         title = textwrap.shorten(shlex.join(report["command"]), 80, placeholder=" ...")
         write_html(path, [report], title=title or report["memcg"]["path"])
         return
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=2)
-            file.write("\n")
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    from kmem_harness.report.files import write_json  # noqa: PLC0415
 
-
-def _check_report_path(path: str) -> None:
-    if not path.endswith((".json", ".html")):
-        message = f"report {path!r}: name a file that ends in .json or in .html"
-        raise ConfigurationError(message)
-    if path.endswith(".html"):
-        from kmem_harness.report import require  # noqa: PLC0415 - heavy: only if asked for
-
-        require("jinja2")
-        require("plotly.offline")
-    folder = os.path.dirname(path) or "."
-    if not os.access(folder, os.W_OK | os.X_OK):
-        message = f"report {path!r}: cannot write in {folder!r}; make the folder first"
-        raise ConfigurationError(message)
+    write_json(path, report)
 
 
 def _open_events(path: str | None) -> int | None:

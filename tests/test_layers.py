@@ -56,7 +56,7 @@ TOP: dict[str, set[str]] = {
     "calibrate": _JOINED,
     "experiments": {*_JOINED, "report", "services"},
     "top": {"core", "controller.client"},
-    "services": _JOINED,
+    "services": {*_JOINED, "report"},
     "cli": {
         *(*_JOINED, "doctor", "run_command", "demos", "replay", "experiments", "top", "services"),
         "calibrate",

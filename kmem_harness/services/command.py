@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.services.control import ask_running
 
 __all__ = ["services"]
@@ -59,7 +56,7 @@ def services() -> None:
 @click.option("--kernel", metavar="PROFILE", default="5.10", show_default=True)
 @click.option("--costs", metavar="FILE.toml", help="Cost table to use instead of the profile's.")
 @click.option("--isolation", type=click.Choice(["user", "pid", "none"]))
-@click.option("--report", type=click.Path(dir_okay=False), metavar="FILE.json")
+@click.option("--report", type=click.Path(dir_okay=False), metavar="FILE.json|FILE.html")
 @click.option("--plain", is_flag=True, help="Print lines alone, no live table.")
 @click.option("--quiet", is_flag=True, help="Print nothing but the table at the end.")
 def run(
@@ -74,19 +71,30 @@ def run(
     """
     from rich.console import Console
 
+    from kmem_harness.report.files import check_report_path
     from kmem_harness.services.run import Options, run_services
     from kmem_harness.services.view import LiveView, PlainView, QuietView
 
-    if report is not None and not os.access(Path(report).resolve().parent, os.W_OK):
-        raise ConfigurationError(
-            f"report {report!r}: its folder cannot be written to; make it first"
-        )
+    if report is not None:
+        check_report_path(report)
     console = Console(highlight=False)
-    kind = QuietView if quiet else LiveView if console.is_terminal and not plain else PlainView
+    live = console.is_terminal and not console.is_dumb_terminal and not plain
+    kind = QuietView if quiet else LiveView if live else PlainView
     outcome = run_services(units, Options(**options), kind(console))
     if report is not None:
-        Path(report).write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
+        _write_report(report, outcome)
     sys.exit(0 if outcome["held"] else 1)
+
+
+def _write_report(path: str, outcome: dict[str, Any]) -> None:
+    if path.endswith(".html"):
+        from kmem_harness.services.page import write_services_page
+
+        write_services_page(path, outcome)
+        return
+    from kmem_harness.report.files import write_json
+
+    write_json(path, outcome)
 
 
 @services.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -123,6 +124,32 @@ def test_services_when_run_then_a_second_terminal_looks_changes_and_stops(
     report = json.loads((terminal.path / "r.json").read_text())
     assert report["held"] is True
     assert [one["unit"] for one in report["units"]] == ["system.slice", "a.service"]
+
+
+def test_services_when_the_report_is_a_page_then_it_tells_of_each_start(terminal):
+    (terminal.units / "a.service").write_text(
+        "[Unit]\nStartLimitBurst=2\n"
+        "[Service]\nExecStart=/bin/sh -c 'sleep 0.02; exit 3'\nRestart=always\nRestartSec=0\n"
+    )
+    page = terminal.path / "r.html"
+    outcome = terminal.run("run", str(terminal.units), "--quiet", "--report", str(page))
+    assert outcome.returncode == 1
+    text = page.read_text()
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text)
+    report = json.loads(found[1])
+    unit = next(one for one in report["units"] if one["unit"] == "a.service")
+    assert [one["main_ended"]["code"] for one in unit["activations"]] == [3, 3]
+    assert all(max(one["timeline"]["usage"]) > 0 for one in unit["activations"])
+    for shown in ("a.service start 1", "a.service start 2", "exit 3", "start-limit-hit"):
+        assert shown in text
+
+
+def test_services_when_the_report_cannot_be_written_then_nothing_starts(terminal):
+    (terminal.units / "a.service").write_text("[Service]\nExecStart=/bin/touch %t/ran\n")
+    for name, said in (("r.xml", "ends in .json or in .html"), ("no/r.json", "make the folder")):
+        outcome = terminal.run("run", str(terminal.units), "--report", str(terminal.path / name))
+        assert outcome.returncode == 2
+        assert said in outcome.stderr
 
 
 def test_services_when_one_fails_then_the_exit_status_says_so(terminal):

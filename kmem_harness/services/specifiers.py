@@ -131,13 +131,15 @@ class Specifiers:
             value = self._values[match[1]]
         except KeyError:
             raise ValueError(
-                f"unknown specifier {match[0]!r}; write '%%' for a percent sign, or one of "
+                f"{match.string!r}: unknown specifier {match[0]!r}; write '%%' for a percent sign, or one of "
                 f"{' '.join(sorted('%' + name for name in self._values))}"
             ) from None
         try:
             return value if isinstance(value, str) else value()
         except (KeyError, OSError) as error:
-            raise ValueError(f"specifier {match[0]!r} has no value here: {error}") from error
+            raise ValueError(
+                f"{match.string!r}: specifier {match[0]!r} has no value here: {error}"
+            ) from error
 
 
 def _account(user: str | None) -> pwd.struct_passwd:

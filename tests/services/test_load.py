@@ -126,7 +126,10 @@ def test_command_lines_when_read_then_prefixes_and_separators_are_systemds(tmp_p
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[Service]\nExecStart=/bin/echo %Z\n", "x.service:2: ExecStart=unknown specifier '%Z'"),
+        (
+            "[Service]\nExecStart=/bin/echo %Z\n",
+            "x.service:2: ExecStart='%Z': unknown specifier '%Z'",
+        ),
         ("[Service]\nExecStart=/bin/echo 'open\n", "x.service:2: ExecStart=a quote"),
         ("[Service]\nExecStart=bin/echo\n", "x.service:2: ExecStart='bin/echo' is neither"),
         ("[Service]\nExecStart=\n", "no ExecStart="),

@@ -294,7 +294,8 @@ def _print_table(console: Console, scenario: Scenario, phases: Sequence[_Phase])
         ),
         (
             f"{scenario.refused} refused",
-            [str(phase.refusals) if phase.bound else "-" for phase in phases],
+            # Without a limit nobody counts: what the hard bound refused would look like nothing.
+            [str(phase.refusals) if phase.max_usage else "-" for phase in phases],
         ),
         ("neighbour: p50", [_ms(phase, "p50_us") for phase in phases]),
         ("neighbour: p99", [_ms(phase, "p99_us") for phase in phases]),

@@ -55,8 +55,18 @@ _STATUS = struct.Struct("=Ii24s")  # struct status of init.c
 _STATUS_INIT, _STATUS_EXITED, _STATUS_SIGNALED, _STATUS_FAILED, _STATUS_READY = range(1, 6)
 _START_SECONDS = 10.0
 _GUARD_FAILED = 125
-#: What the kernel, or a sandbox around us, says where no listener can be had.
-_NO_LISTENER = (errno.EBUSY, errno.EINVAL, errno.ENOSYS, errno.EPERM)
+_NO_SECCOMP = (
+    "the seccomp system call is denied here, or not in the kernel: run on Linux 5.5 or later and "
+    "outside of sandboxes, or, in a container, allow it (Docker: --security-opt seccomp=FILE)"
+)
+#: What to do about what the kernel, or a sandbox around us, says where no listener can be had.
+_NO_LISTENER = {
+    errno.EBUSY: "no second seccomp listener can be had: run outside of other sandboxes that "
+    "supervise system calls",
+    errno.EINVAL: "this kernel has no seccomp user notification: run on Linux 5.5 or later",
+    errno.ENOSYS: _NO_SECCOMP,
+    errno.EPERM: _NO_SECCOMP,
+}
 
 
 def probe(isolation: str) -> str | None:
@@ -340,8 +350,7 @@ def start_failure(error: ShimError) -> KmemHarnessError:
         return UnsupportedHostError(
             f"the box cannot be put under a filter: {error}",
             missing="seccomp user notification",
-            remedy="no second seccomp listener can be had: run outside of other sandboxes that "
-            "supervise system calls, and see kmem-harness doctor",
+            remedy=f"{_NO_LISTENER[error.errno]}; and see kmem-harness doctor",
         )
     return error
 

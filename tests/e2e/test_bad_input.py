@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.no_seccomp import WithoutSeccomp
+
 if TYPE_CHECKING:
     from tests.support.command_line import CommandLine
 
@@ -97,6 +99,20 @@ def test_run_when_inside_another_box_then_says_that_no_second_listener_can_be_ha
     assert outcome.status == OWN_FAILURE
     assert "second seccomp listener" in outcome.stderr
     assert "run outside" in outcome.stderr
+    assert not started.exists()
+
+
+def test_run_when_the_host_denies_seccomp_then_says_that_and_not_that_somebody_listens(
+    command_line: CommandLine,
+) -> None:
+    started = command_line.directory / "started"
+    outcome = command_line.run(
+        ["touch", str(started)], "--kmem-limit", "1M", within=WithoutSeccomp()
+    )
+    assert outcome.status == OWN_FAILURE
+    assert "Function not implemented" in outcome.stderr
+    assert "Linux 5.5 or later" in outcome.stderr
+    assert "second seccomp listener" not in outcome.stderr
     assert not started.exists()
 
 

@@ -19,6 +19,7 @@ from tests.support.peak import descendants, until
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tests.support.no_seccomp import WithoutSeccomp
     from tests.support.peak import PidsCgroup
 
 __all__ = ["CommandLine", "Outcome", "Parts", "RunEndedError", "find_parts"]
@@ -68,7 +69,7 @@ class Parts:
 class CommandLine:
     """``kmem-harness run``, with everything it may leave behind in *directory*.
 
-    *within* puts a run, harness and all, into a pids cgroup.
+    *within* puts a run, harness and all, into a pids cgroup, or where seccomp is denied.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -83,7 +84,7 @@ class CommandLine:
         self,
         command: Sequence[str],
         *options: str,
-        within: PidsCgroup | None = None,
+        within: PidsCgroup | WithoutSeccomp | None = None,
         **popen: Any,
     ) -> subprocess.Popen[str]:
         """Start a run and return at once."""
@@ -119,7 +120,7 @@ class CommandLine:
         self,
         command: Sequence[str],
         *options: str,
-        within: PidsCgroup | None = None,
+        within: PidsCgroup | WithoutSeccomp | None = None,
         patience: float = _PATIENCE_SECONDS,
     ) -> Outcome:
         """Run to the end."""

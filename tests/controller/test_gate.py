@@ -135,12 +135,16 @@ def new_box(memcg, *, observe=False):
 @pytest.fixture
 def busy():
     """Give a process that always runs: nothing about it proves that its clone is over."""
-    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"])
-    while b") R " not in open(f"/proc/{process.pid}/stat", "rb").read():  # noqa: PTH123, SIM115
+    code = "print(flush=True)\nwhile True: pass"
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE)
+    process.stdout.readline()  # from here on it makes no call
+    while (
+        "running" not in open(f"/proc/{process.pid}/syscall").read()  # noqa: PTH123, SIM115
+    ):
         time.sleep(0.001)
     yield process
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 @pytest.fixture

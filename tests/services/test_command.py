@@ -237,7 +237,10 @@ def complaint(capsys, *arguments: str) -> tuple[int, str]:
             "[Service]\nExecStart=/nonexistent/x\n",
             "a.service:2: '/nonexistent/x' cannot be executed",
         ),
-        ("[Service]\nExecStart=/bin/echo %Q\n", "a.service:2: ExecStart='%Q': unknown specifier '%Q'"),
+        (
+            "[Service]\nExecStart=/bin/echo %Q\n",
+            "a.service:2: ExecStart='%Q': unknown specifier '%Q'",
+        ),
         ("[Service]\nExecStart=/bin/true\nX-KmemMax=10\n", "a.service:3: X-KmemMax='10' is below"),
         ("[Unit]\nAfter=a.service\n[Service]\nExecStart=/bin/true\n", "in a circle"),
     ],

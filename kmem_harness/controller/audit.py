@@ -131,6 +131,8 @@ class Audit:
             left = sum(later.part.potential(books) for later in stale[number:])
             if left < target - books.lowered_nbytes:
                 break  # however much of it is gone, it is not enough
+            if not timed.part.potential(books):
+                continue
             if timed.is_due(now) or (forced and timed.began < since):
                 before()
                 before = _nothing

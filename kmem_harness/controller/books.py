@@ -84,6 +84,7 @@ class Charge:
         "on_names",
         "parts",
         "syscall",
+        "ticket",
         "uncertain",
     )
 
@@ -109,6 +110,8 @@ class Charge:
         name = self.kind.name if self.kind else ""
         self.makes_task = name in ("task", "thread")
         self.may_make_thread = name == "thread" or (name == "task" and uncertain)
+        #: The same for all calls of which no more is known.
+        self.ticket = Ticket(self, None)
 
     def with_more(self, parts: tuple[tuple[Kind, int], ...]) -> Charge:
         """Give the same charge with *parts* on top."""

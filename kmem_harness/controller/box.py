@@ -32,6 +32,8 @@ __all__ = ["Box", "EventFile"]
 
 #: The report keeps this many cards; an event file has them all.
 KEPT_CARDS = 100
+#: A peak is true to this part of it.
+PEAK_PARTS = 128
 #: What a thread's children have beyond their price is looked up again after so long.
 _FORK_SECONDS = 0.05
 #: These kinds are in every report; others where there were any.
@@ -110,8 +112,11 @@ class Box:
         self.notifications = 0
         self.refusals = 0
         self.cards: list[dict[str, Any]] = []
-        #: What the memcg had in use when all of this box was last looked at.
-        self.usage_seen = 0
+        #: What the memcg had in use when all of this box was last looked at, and up to what use
+        #: a new peak is near enough to that.
+        self.usage_seen = self.quiet_until = 0
+        #: Until when no peak is looked at, for the last look took long enough.
+        self.rests_until = 0.0
         self.timeline = Timeline()
         self._doubts: dict[str, None] = {}
         self._looks = 0
@@ -147,6 +152,12 @@ class Box:
         """Keep an eye on a process whose table of descriptors is about to grow."""
         if self.spaces is not None:
             self.spaces.table_grew(pid)
+
+    def note_seen(self) -> None:
+        """Remember that all of the box was looked at, as far as was due."""
+        self.usage_seen = seen = self.memcg.kmem.usage
+        if self.recording is None:  # else each peak is looked at: what is recorded shall be exact
+            self.quiet_until = seen + seen // PEAK_PARTS
 
     def note_usage(self, *, last: bool = False) -> None:
         """Note on the timeline how things stand; called where something rare has happened."""

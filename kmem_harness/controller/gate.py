@@ -15,6 +15,7 @@ from errno import ENOMEM
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller.books import Ticket
+from kmem_harness.controller.box import PEAK_PARTS
 from kmem_harness.core.errors import AccountingError
 from kmem_harness.interposer.census import call_is_over, last_child_of
 
@@ -32,8 +33,8 @@ __all__ = ["PARK_SECONDS", "Gate"]
 PARK_SECONDS = 0.020
 #: Within this many further objects of a limit, remember a thread's youngest child: proof later.
 _NEAR = 4
-#: A peak is true to this part of it.
-_PEAK_PARTS = 128
+#: For peaks that are to be true, a box is looked at a tenth of the time at most.
+_PEAK_REST = 9.0
 
 
 class _Parked:
@@ -107,9 +108,14 @@ class Gate:
             listener.allow(notification_id)
             return
         near = nbytes * _NEAR
+        # Whether a new peak would have to be looked at, to see that it is real.
+        loud = (
+            box.memcg.kmem.usage + nbytes > box.quiet_until
+            and time.monotonic() >= box.rests_until
+        )
         for counter in box.counters:
             usage = counter.usage
-            if usage + nbytes > counter.max_usage or usage + near > counter.limit:
+            if usage + near > counter.limit or (loud and usage + nbytes > counter.max_usage):
                 break
         else:
             if box.memcg.try_charge(nbytes) is None:
@@ -135,7 +141,9 @@ class Gate:
 
     def look(self, box: Box) -> None:
         """See how *box* is doing now, for its timeline, with a census where one is due."""
-        self._count_due(box, time.monotonic())
+        if box.audit is not None:
+            box.audit.due_parts(time.monotonic(), lambda: box.prove_tickets(call_is_over))
+            box.note_seen()
         box.note_usage()
         if box.recording is not None:
             box.recording.flush()
@@ -229,7 +237,7 @@ class Gate:
         if charge.may_make_thread and box.tasks is not None:
             box.tasks.with_threads = True
         if listener.allow(notification_id):
-            box.tickets[tid] = Ticket(charge, last_child)
+            box.tickets[tid] = charge.ticket if last_child is None else Ticket(charge, last_child)
             if box.recording is not None:
                 box.recording.made(tid, charge)
         else:
@@ -241,22 +249,31 @@ class Gate:
         What grew by less than a hundredth since the last look need not be looked at again.
         """
         for counter in box.counters:
-            after = counter.usage + nbytes
-            if after > counter.max_usage:
-                grown = box.memcg.kmem.usage + nbytes - box.usage_seen
-                if box.recording is not None:
-                    # What is recorded shall be as exact as a refusal would be.
-                    self.take_census(counter)
-                elif grown * _PEAK_PARTS > after:
+            if counter.usage + nbytes <= counter.max_usage:
+                continue
+            grown = box.memcg.kmem.usage + nbytes - box.usage_seen
+            if box.recording is not None:
+                # What is recorded shall be as exact as a refusal would be.
+                self.take_census(counter)
+            elif grown * PEAK_PARTS > counter.usage + nbytes:
+                for one in self._below([counter]):
+                    more = counter.usage + nbytes - counter.max_usage
                     now = time.monotonic()
-                    for one in self._below([counter]):
-                        self._count_due(one, now)
-                return
+                    if more > 0 and now >= one.rests_until:
+                        self._look_for_dead(one, more, now)
+            return
 
-    def _count_due(self, box: Box, now: float) -> None:
+    def _look_for_dead(self, box: Box, nbytes: int, now: float) -> None:
+        """Take *nbytes* of what is gone back from *box*, or see that there is less; then let it rest."""
         if box.audit is not None:
-            box.audit.due_parts(now, lambda: box.prove_tickets(call_is_over))
-            box.usage_seen = box.memcg.kmem.usage
+            before = box.books.lowered_nbytes
+            box.audit.parts_for(
+                nbytes, now, now, lambda: box.prove_tickets(call_is_over), forced=False
+            )
+            if box.books.lowered_nbytes - before < nbytes:
+                box.note_seen()
+            end = time.monotonic()
+            box.rests_until = end + (end - now) * _PEAK_REST
 
     def _make_room(self, box: Box, over: list[ResourceCounter], call: _Parked, now: float) -> bool:
         """Count what of *box* may be gone; true if nothing that would make room was left out."""

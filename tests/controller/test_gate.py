@@ -260,7 +260,12 @@ def test_call_when_the_census_at_a_peak_takes_its_room_then_is_refused_and_books
     """What grows without a call, as page tables do, is charged when a census finds it."""
     bench = Bench(2)
     grown = iter([2 * TASK])
-    bench.box.audit.due_parts = lambda *_: bench.memcg.charge(next(grown, 0))
+
+    def look(*_, **__):
+        bench.memcg.charge(next(grown, 0))
+        return True
+
+    bench.box.audit.parts_for = look
     call = bench.serve(asleep.pid)
     assert bench.final_answer(call) == errno.ENOMEM
     assert bench.memcg.kmem.usage == 2 * TASK

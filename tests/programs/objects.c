@@ -1,10 +1,11 @@
 /*
- * Make kernel objects of one kind until one cannot be nr_made, and say how many there were.
+ * Make kernel objects of one kind until one cannot be made, and say how many there were.
  *
  *   objects WORKLOAD CAP [DIRECTORY]
  *
- * prints "MADE ERRNO" ("ok" where the cap was reached), keeps everything until its standard input
- * ends, and exits with 0. The workloads are those of the recordings. Children are bounded by CAP and end with their parent.
+ * prints "objects=MADE errno=NAME" ("ok" where the cap was reached), and exits with 0. The workloads
+ * are those of the recordings. Where a process may have no more descriptors, a child keeps those
+ * there are. Children are bounded by CAP and end with their parent.
  */
 #include "bounded.h"
 
@@ -13,6 +14,7 @@
 #include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -191,11 +193,28 @@ static int make_sysv_sem(void)
 	return descriptor(semget(IPC_PRIVATE, 1, 0600));
 }
 
+/* Have a fresh process go on from here, and print; what this one made stays until then. */
+static int leave_to_another(void)
+{
+	char made[24], *const arguments[] = { "objects", "mmap-vma", "200000", NULL };
+	pid_t child;
+
+	snprintf(made, sizeof(made), "%ld", nr_made);
+	setenv("OBJECTS_MADE", made, 1);
+	errno = posix_spawn(&child, "/proc/self/exe", NULL, NULL, arguments, environ);
+	if (errno || waitpid(child, NULL, 0) < 0)
+		return -1;
+	exit(0);
+}
+
 static int make_mmap_vma(void)
 {
 	/* Protections in turn, so that no two neighbours become one. */
 	int protection = nr_made % 2 ? PROT_READ : PROT_NONE;
 
+	/* By default a process may have 65530 (vm.max_map_count). */
+	if (nr_made == 65000 && !getenv("OBJECTS_MADE"))
+		return leave_to_another();
 	return mmap(NULL, 4096, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED ? -1
 											    : 0;
 }
@@ -205,6 +224,19 @@ static int make_fdtable_dup2(void)
 	long fd = (256L << nr_made) - 1;
 
 	return descriptor(dup2(0, (int)fd));
+}
+
+/* Leave all descriptors to a child; an object is the same in both tables. */
+static int hand_over(void)
+{
+	pid_t child = fork();
+
+	if (child == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			pause();
+	}
+	return child < 0 ? -1 : close_range(3, ~0U, 0);
 }
 
 static const struct {
@@ -251,6 +283,8 @@ int main(int argc, char **argv)
 		descriptors.rlim_cur = descriptors.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &descriptors);
 	}
+	if (getenv("OBJECTS_MADE"))
+		nr_made = number(getenv("OBJECTS_MADE"), "OBJECTS_MADE", 0, cap);
 	if (argc > 3 && chdir(argv[3]) < 0) {
 		perror(argv[3]);
 		return EXIT_USAGE;
@@ -258,8 +292,12 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < sizeof(workloads) / sizeof(*workloads); i++) {
 		if (strcmp(argv[1], workloads[i].name) != 0)
 			continue;
-		while (nr_made < cap && workloads[i].make() == 0)
-			nr_made++;
+		while (nr_made < cap) {
+			if (workloads[i].make() == 0)
+				nr_made++;
+			else if (errno != EMFILE || hand_over() < 0)
+				break;
+		}
 		if (nr_made < cap)
 			error = errno;
 		printf("objects=%ld errno=%s\n", nr_made, errno_name(error));

@@ -110,8 +110,7 @@ class Gate:
         near = nbytes * _NEAR
         # Whether a new peak would have to be looked at, to see that it is real.
         loud = (
-            box.memcg.kmem.usage + nbytes > box.quiet_until
-            and time.monotonic() >= box.rests_until
+            box.memcg.kmem.usage + nbytes > box.quiet_until and time.monotonic() >= box.rests_until
         )
         for counter in box.counters:
             usage = counter.usage

@@ -32,7 +32,11 @@ def assert_contained(
     measured = measure_box(command_line, command, *options, around=around)
     outcome = measured.outcome
     assert measured.most <= limit
-    assert measured.most >= NEARLY_ALL * limit
+    # A walk through a tree misses the orphans of a shell's bomb: there the harness must do as witness
+    # of how many there were, but never of there having been no more.
+    live_peak = sum(kind["live_peak"] for kind in outcome.report["kinds"].values())
+    reached = measured.most if measured.is_sure else live_peak
+    assert reached >= NEARLY_ALL * limit
     assert outcome.kmem["max_usage"] <= outcome.kmem["limit"] == limit * STACK
     assert outcome.kmem["usage"] == 0
     assert outcome.report["refusals"]["total"] > 0

@@ -220,7 +220,7 @@ def test_timeline_when_a_limit_was_met_then_rises_to_it_and_ends_at_nothing(harn
 
 
 def test_timeline_when_a_box_only_waits_then_is_looked_at_all_the_same(harness):
-    with harness.run(["sh", "-c", "sleep 0.5 & wait"], kmem_limit=9 * TASK) as box:
+    with harness.run(["sh", "-c", "sleep 1 & wait"], kmem_limit=9 * TASK) as box:
         assert box.wait(timeout=30) == 0
         timeline = box.report()["timeline"]
     waited = [

@@ -32,11 +32,17 @@ class BoxPeak:
     outcome: Outcome
     by_kernel: int | None  # exact; None for an ordinary user
     by_scan: int  # a lower bound
+    has_namespace: bool
 
     @property
     def most(self) -> int:
         """The largest number that is certain."""
         return max(self.by_scan, self.by_kernel or 0)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether hardly a task can have been missed."""
+        return self.by_kernel is not None or self.has_namespace
 
 
 def tasks_around_box(command_line: CommandLine) -> int:
@@ -72,7 +78,8 @@ def measure_box(
         backstop = ["--pids-max", str(BACKSTOP)] if cgroup is None else []
         process = command_line.start(command, *options, *backstop, within=cgroup)
         parts = find_parts(process)
-        where = {"init" if parts.has_namespace else "root": parts.init}
+        has_namespace = parts.has_namespace
+        where = {"init" if has_namespace else "root": parts.init}
         with NamespacePeak(**where) as watch:
             if begin is not None:
                 begin.touch()
@@ -81,4 +88,5 @@ def measure_box(
         if cgroup is not None and around is not None:
             by_kernel = cgroup.peak - around
             until(lambda: cgroup.current == 0, 2, "tasks of the run are left in its cgroup")
-    return BoxPeak(outcome, by_kernel, watch.stop().peak - _NOT_CHARGED_IN_BOX)
+    by_scan = watch.stop().peak - _NOT_CHARGED_IN_BOX
+    return BoxPeak(outcome, by_kernel, by_scan, has_namespace)

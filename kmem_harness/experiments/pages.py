@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import UnsupportedHostError
 from kmem_harness.experiments.engine import RESULTS, results_of, write_json
+from kmem_harness.experiments.findings import size_of
 from kmem_harness.experiments.store import Store
 from kmem_harness.report import Page, experiment_sections, usage_figures, write_page
 from kmem_harness.report.markdown import summary
@@ -16,7 +17,7 @@ from kmem_harness.report.pictures import draw
 from kmem_harness.report.sweeps import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["write_all"]
 
@@ -69,8 +70,7 @@ def _around_the_knees(results: Mapping[str, Any], store: Store) -> list[Figure]:
             continue
         place = values.index(curve["knee"])
         for value in values[max(place - 1, 0) : place + 1]:
-            params = {**curve["params"], curve["along"]: value}
-            runs = [run for run in results["runs"] if run["params"] == params]
+            runs = _runs_at(value, curve, results["runs"])
             # Below the knee some may have passed all the same: show one that did not.
             one = next((run for run in runs if not run["passed"]), runs[0])
             verdict = "passed" if one["passed"] else "failed"
@@ -82,7 +82,20 @@ def _around_the_knees(results: Mapping[str, Any], store: Store) -> list[Figure]:
                     replace(
                         figure,
                         name=f"knee-{len(found)}",
-                        title=f"{name_of(results, params)}: {name}, {verdict}",
+                        title=f"{name_of(results, one['params'])}: {name}, {verdict}",
                     )
                 )
     return found
+
+
+def _runs_at(
+    value: float, curve: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """List the runs of one point of a curve; its value may stand in them as text, such as ``8M``."""
+    along, others = curve["along"], curve["params"]
+    return [
+        run
+        for run in runs
+        if run["params"] == {**others, along: run["params"].get(along)}
+        and (size_of(run["params"][along]) or 0) == value
+    ]

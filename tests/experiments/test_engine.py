@@ -20,8 +20,9 @@ from kmem_harness.experiments import parse, run
 from kmem_harness.experiments.command import experiment
 from kmem_harness.experiments.engine import OracleNeverPassesError, executor_for
 from kmem_harness.experiments.executor import LocalExecutor, RunImpossibleError
+from kmem_harness.experiments.pages import write_all
 from kmem_harness.experiments.store import Store
-from tests.experiments.tables import forkers, need
+from tests.experiments.tables import TASK, forkers, need
 from tests.report.pages import Reader
 
 
@@ -342,6 +343,15 @@ def test_command_when_run_then_shows_what_was_found_and_exits_by_it(tmp_path, mo
     )
     knee = next(one for one in results["runs"] if one["params"] == {"limit": curve["knee"]})
     assert max(reader.traces["knee-1: task"]["y"]) == knee["boxes"]["a"]["kmem"]["max_usage"]
+
+
+def test_page_when_limits_are_listed_as_text_then_shows_the_runs_at_the_knee(tmp_path):
+    folder = str(tmp_path / "results")
+    run(parse(forkers(vary={"n": [1], "limit": ["4k", "8k", "12k"]})), folder, jobs=1)
+    write_all(folder)
+    reader = Reader((tmp_path / "results" / "report.html").read_text())
+    assert max(reader.traces["knee-1: task"]["y"]) == TASK
+    assert "limit=8k" in (tmp_path / "results" / "report.html").read_text()
 
 
 def test_command_when_file_or_folder_is_not_there_then_says_so():

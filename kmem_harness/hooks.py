@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-from importlib import metadata
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -93,8 +94,24 @@ class Hooks:
 @functools.cache
 def _installed() -> tuple[tuple[str, object], ...]:
     """Load the installed plugins, once for the whole process."""
+    if not _any_may_be_installed():
+        return ()
+    from importlib import metadata  # noqa: PLC0415 - a tenth of what a start imports
+
     found = metadata.entry_points(group=hookspecs.PROJECT)
     return tuple((point.name, _load(point.name, point.load)) for point in found)
+
+
+def _any_may_be_installed() -> bool:
+    """Say whether any distribution on the path names our entry points, or lies in an archive."""
+    section = f"[{hookspecs.PROJECT}]"
+    for directory in map(Path, sys.path):
+        if directory.is_file() or any(directory.glob("*.egg")):
+            return True
+        for about in directory.glob("*-info/entry_points.txt"):
+            if section in about.read_text(encoding="utf-8", errors="replace"):
+                return True
+    return False
 
 
 def _load(name: str, load: Any) -> object:

@@ -21,14 +21,16 @@ from tests.benchmarks import show
 from tests.benchmarks.loads import LOADS, Load, prepare
 from tests.benchmarks.measure import Figures, measure
 from tests.benchmarks.targets import BASELINE, losses, write_baseline
-from tests.benchmarks.ways import FLOORS, Ways
+from tests.benchmarks.ways import BUSY, Ways
 from tests.support.programs import Programs, find_compiler, why_no_compiler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 ROUNDS, QUICK_ROUNDS, QUICK_SHARE = 7, 1, 0.01
-_FOR_COMMANDS = frozenset({"native", "no limit", "limit", "sandlock", "pids cgroup"})
+_FOR_COMMANDS = frozenset({"native", "no limit", "limit", "limit tasks", "sandlock", "pids cgroup"})
+#: What one way in particular is compared with, by load: the rest is left out of it.
+_ONLY_FOR = {"C loop": ("call", "plain"), "Python loop": ("call",)} | dict.fromkeys(BUSY, ("fork",))
 _MEMORY = Path("/dev/shm")
 
 
@@ -51,11 +53,14 @@ def _tell(text: str) -> None:
 
 def _ways_of(ways: Ways) -> Callable[[Load], dict[str, Callable[[Sequence[str]], str]]]:
     def choose(load: Load) -> dict[str, Callable[[Sequence[str]], str]]:
-        """Leave the floor to the one call it notifies, and what is much slower to small loads."""
+        """Leave the floors to the loads they are floors of, and what is much slower to small loads."""
         if load.script is not None:
             return {name: run for name, run in ways.runs.items() if name in _FOR_COMMANDS}
-        left_out = set(FLOORS) if load.name != "call" else set()
-        return {name: run for name, run in ways.runs.items() if name not in left_out}
+        return {
+            name: run
+            for name, run in ways.runs.items()
+            if load.name in _ONLY_FOR.get(name, (load.name,))
+        }
 
     return choose
 

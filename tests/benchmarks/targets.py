@@ -18,7 +18,7 @@ __all__ = ["BASELINE", "TARGETS", "Target", "losses", "write_baseline"]
 BASELINE = Path(__file__).with_name("baseline.json")
 LOSS = 1.20
 #: Only what the harness itself is answerable for; peers are there to compare with.
-_OURS = ("no limit", "limit", "observe", "inject")
+_OURS = ("no limit", "limit", "limit tasks", "observe", "inject")
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,17 @@ TARGETS = (
     Target("fork, exit, wait under a limit to native", "fork", "limit", "native", 1.25),
     Target("the same to sandlock", "fork", "limit", "sandlock", 0.5),
     Target("the same to strace --inject", "fork", "limit", "strace", 0.4),
+    Target(
+        "the same while a thread of the test computes", "fork", "limit, busy", "native, busy", 1.5
+    ),
     Target("a shell script under a limit to native", "script", "limit", "native", 1.05),
     Target("a parallel C compile under a limit to native", "compile", "limit", "native", 1.05),
     Target("redis-benchmark under a limit to native", "redis", "limit", "native", 1.05),
+    Target("the shell script, tasks alone limited", "script", "limit tasks", "native", 1.05),
+    Target("the compile, tasks alone limited", "compile", "limit tasks", "native", 1.05),
+    Target("redis-benchmark, tasks alone limited", "redis", "limit tasks", "native", 1.05),
     Target("read, write, futex under a limit to native", "plain", "limit", "native", 1.01),
+    Target("the same to a filter of one call, never made", "plain", "limit", "C loop", 1.01),
     Target("fork, exit, wait without a limit to native", "fork", "no limit", "native", 1.05),
 )
 

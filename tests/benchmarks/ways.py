@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
     from kmem_harness import Harness
 
-__all__ = ["FLOORS", "Ways"]
+__all__ = ["BUSY", "FLOORS", "Ways"]
 
 Run = "Callable[[Sequence[str]], str]"
 #: Ways that only notify one call, and so are the floor of what a supervisor can cost.
 FLOORS = ("C loop", "Python loop")
+#: Ways that are run while a thread of ours computes.
+BUSY = ("native, busy", "limit, busy")
 _NEVER = 65_535
 _PIDS = Path("/sys/fs/cgroup/pids")
 _SANDLOCK = """
@@ -58,6 +61,9 @@ class Ways:
             "Python loop": self._python_loop,
             "no limit": self._box,
             "limit": self._three_levels,
+            "limit tasks": lambda command: self._three_levels(command, kinds=["task", "thread"]),
+            "native, busy": lambda command: self._beside_a_busy_thread(self._native, command),
+            "limit, busy": lambda command: self._beside_a_busy_thread(self._three_levels, command),
             "observe": lambda command: self._box(command, mode="observe"),
             "inject": lambda command: self._box(
                 command, faults=[f"fork:error=ENOMEM:when={_NEVER}"]
@@ -106,11 +112,29 @@ class Ways:
             raise RuntimeError(message)
         return text
 
-    def _three_levels(self, command: Sequence[str]) -> str:
+    def _three_levels(self, command: Sequence[str], **options: Any) -> str:
         """Charge both counters of three memcgs, all limited and none full."""
         for path in ("/bench", "/bench/middle"):
             self._harness.memcg(path, kmem_limit="2G", memory_limit="4G")
-        return self._box(command, memcg="/bench/middle/box", kmem_limit="1G", memory_limit="2G")
+        limits = {"kmem_limit": "1G", "memory_limit": "2G"}
+        return self._box(command, memcg="/bench/middle/box", **limits, **options)
+
+    @staticmethod
+    def _beside_a_busy_thread(run: Callable[[Sequence[str]], str], command: Sequence[str]) -> str:
+        """Let another thread of this process compute meanwhile, as a test's may."""
+        over = threading.Event()
+
+        def compute() -> None:
+            while not over.is_set():
+                sum(range(1000))
+
+        thread = threading.Thread(target=compute)
+        thread.start()
+        try:
+            return run(command)
+        finally:
+            over.set()
+            thread.join()
 
     def _python_loop(self, command: Sequence[str]) -> str:
         """Answer each notification with "continue", in the least Python there is."""

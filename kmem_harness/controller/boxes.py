@@ -313,7 +313,11 @@ class Boxes:
             return False
         box.listeners.append(listener)
         self._keep_looking()
-        self._loop.watch(listener.fd, lambda events: self._notified(running, listener, events))
+        self._loop.watch(
+            listener.fd,
+            lambda events: self._notified(running, listener, events),
+            is_listener=True,
+        )
         if not taken.joined:
             running.filter_flags = taken.flags
             if box.faults is not None:

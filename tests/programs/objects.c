@@ -28,6 +28,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -236,7 +237,8 @@ static int hand_over(void)
 		for (;;)
 			pause();
 	}
-	return child < 0 ? -1 : close_range(3, ~0U, 0);
+	/* As a number: not every C library has a name for it. */
+	return child < 0 ? -1 : (int)syscall(SYS_close_range, 3U, ~0U, 0U);
 }
 
 static const struct {

@@ -160,7 +160,8 @@ def test_write_html_when_it_cannot_be_put_in_place_then_leaves_nothing(tmp_path)
 
 def test_run_when_report_is_html_then_page_shows_what_the_json_report_would(tmp_path):
     path = tmp_path / "run.html"
-    command = ["run", "--kmem-limit", "1M", "--report", path, "--", "sh", "-c", "true & wait"]
+    script = "sleep 0.5 & wait"  # long enough to be seen alive
+    command = ["run", "--kmem-limit", "1M", "--report", path, "--", "sh", "-c", script]
     subprocess.run([sys.executable, "-m", "kmem_harness.cli", *command], check=True)
     reader = Reader(path.read_text(encoding="utf-8"))
     (one,) = reader.embedded["data"]["reports"]

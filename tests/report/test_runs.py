@@ -160,7 +160,8 @@ def test_write_html_when_it_cannot_be_put_in_place_then_leaves_nothing(tmp_path)
 
 def test_run_when_report_is_html_then_page_shows_what_the_json_report_would(tmp_path):
     path = tmp_path / "run.html"
-    script = "sleep 0.5 & wait"  # long enough to be seen alive
+    # A child that is long enough alive to be seen, and stays what it is: it executes nothing.
+    script = "{ i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done; } & wait"
     command = ["run", "--kmem-limit", "1M", "--report", path, "--", "sh", "-c", script]
     subprocess.run([sys.executable, "-m", "kmem_harness.cli", *command], check=True)
     reader = Reader(path.read_text(encoding="utf-8"))

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from tests.support.engine import Engine
 
 _ROUNDS = 15
-#: The aim is 30 ms; asserted is what a loaded machine passes, too.
-_GENEROUS_SECONDS = 0.15
+_MOST_SECONDS = 0.03
+#: A machine that does something else adds to one median what it does not add to the next.
+_ATTEMPTS = 3
 _OPTIONS: dict[str, Any] = {"network_mode": "none", "pids_limit": BACKSTOP}
 
 
@@ -39,18 +40,28 @@ def test_start_then_costs_little_more_than_without_the_harness(
         return harness.run(["sleep", "60"], image=BUSYBOX, **_OPTIONS).close
 
     starts = {"plain": plain, "limited": limited, "unlimited": unlimited}
+    for start in starts.values():  # the first of its kind also pays for what is kept
+        start()()
+    added = {name: float("inf") for name in starts}
+    for _ in range(_ATTEMPTS):
+        median = _medians(starts)
+        figures = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in median.items())
+        with capsys.disabled():
+            sys.stdout.write(f"\nstart of a container, median of {_ROUNDS}: {figures}\n")
+        added = {name: min(added[name], median[name] - median["plain"]) for name in starts}
+        if max(added.values()) <= _MOST_SECONDS:
+            break
+    assert added["limited"] <= _MOST_SECONDS
+    assert added["unlimited"] <= _MOST_SECONDS
+
+
+def _medians(starts: dict[str, Callable[[], Callable[[], None]]]) -> dict[str, float]:
+    """Time each of *starts*, in turn: what else the machine does hits all alike. Units: seconds."""
     took: dict[str, list[float]] = {name: [] for name in starts}
-    for _ in range(_ROUNDS):  # in turn, so that what else the machine does hits all alike
+    for _ in range(_ROUNDS):
         for name, start in starts.items():
             began = time.perf_counter()
             end = start()
             took[name].append(time.perf_counter() - began)
             end()
-    median = {name: statistics.median(seconds) for name, seconds in took.items()}
-    figures = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in median.items())
-    with capsys.disabled():
-        sys.stdout.write(f"\nstart of a container, median of {_ROUNDS}: {figures}\n")
-    # Where a plain start takes a second, the machine is so busy that ours takes longer, too.
-    generous = max(_GENEROUS_SECONDS, median["plain"] / 4)
-    assert median["limited"] - median["plain"] < generous
-    assert median["unlimited"] - median["plain"] < generous
+    return {name: statistics.median(seconds) for name, seconds in took.items()}

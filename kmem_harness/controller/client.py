@@ -68,10 +68,12 @@ class Connection:
                 # A request that Ctrl-C or a timeout broke off is answered all the same.
                 while reply.get("serial", self._nr_requests) != self._nr_requests:
                     reply, _ = protocol.receive(self._socket)
+            except ConnectionError as error:
+                reply = self._last_words()
+                if not reply:
+                    raise _did_not_answer(op, error) from error
             except (OSError, protocol.ConnectionEndedError) as error:
-                raise ControllerDiedError(
-                    f"the controller did not answer {op!r}: {error}"
-                ) from error
+                raise _did_not_answer(op, error) from error
         if "error" in reply:
             raise protocol.error_from(reply["error"])
         return reply
@@ -129,6 +131,19 @@ class Connection:
         self._socket.settimeout(None)
         return self._events()
 
+    def _last_words(self) -> dict[str, Any]:
+        """Give why the controller turned us away, if it said so.
+
+        It hangs up on whoever it refuses without reading what was asked, which is an error to us
+        before the reason is read.
+        """
+        with suppress(OSError, protocol.ConnectionEndedError):
+            while True:
+                reply, _ = protocol.receive(self._socket)
+                if "serial" not in reply:
+                    return reply
+        return {}
+
     def _events(self) -> Iterator[dict[str, Any]]:
         while True:
             try:
@@ -140,6 +155,10 @@ class Connection:
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
+
+
+def _did_not_answer(op: str, error: Exception) -> ControllerDiedError:
+    return ControllerDiedError(f"the controller did not answer {op!r}: {error}")
 
 
 class Controller(Connection):

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,36 @@ def test_engine_when_nothing_listens_then_says_how_to_start_it(tmp_path, monkeyp
     with Harness() as harness, pytest.raises(UnsupportedHostError, match="nothing listens") as why:
         harness.run(["true"], image="any", kmem_limit="1M")
     assert "dockerd" in why.value.remedy
+
+
+def test_engine_when_this_user_may_not_use_its_socket_then_says_whom_to_become():
+    """As an ordinary user, for root may use any: a child that gives up what it is."""
+    script = (
+        "import os, sys\n"
+        "import docker, requests\n"
+        "from kmem_harness.core.errors import UnsupportedHostError\n"
+        "from kmem_harness.runtimes.engine import readable_errors\n"
+        "if os.geteuid() == 0:\n"
+        "    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "try:\n"
+        "    with readable_errors(sys.argv[1]):\n"
+        "        docker.DockerClient(base_url=f'unix://{sys.argv[1]}').version()\n"
+        "except UnsupportedHostError as error:\n"
+        "    print(error, error.remedy, sep='; ')\n"
+    )
+    # Not pytest's directory, which no other user may enter.
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listening:
+        Path(folder).chmod(0o711)
+        path = Path(folder, "s")
+        listening.bind(str(path))
+        listening.listen()
+        path.chmod(0)
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(path)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert "this user may not use it" in done.stdout, done.stderr
+    assert "join the group that owns the socket" in done.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kmem_harness import Harness
+from kmem_harness.core.errors import ShimError
 from kmem_harness.hooks import PluginError
 from kmem_harness.hookspecs import hookimpl
 from tests.docker.conftest import OPTIONS, STACK, containers
@@ -161,3 +162,20 @@ with Harness("v4") as harness:
         check=False,
     )
     assert outcome.returncode == 0, outcome.stderr
+
+
+def test_start_when_the_images_user_cannot_reach_the_socket_then_says_so_and_leaves_nothing(
+    engine, usable, image
+):
+    class Shut:
+        @hookimpl
+        def kmem_before_start(self, box):
+            Path(box.socket).chmod(0o600)
+
+    before = containers(engine)
+    with Harness("v4", plugins=[Shut()], docker_listener="shim") as harness:
+        with pytest.raises(ShimError, match="connect: Permission denied"):
+            harness.run(["true"], image=image, user="1000", kmem_limit="1M", **OPTIONS)
+        assert containers(engine) == before
+        # Root may: the next one runs.
+        assert harness.run(["true"], image=image, kmem_limit="1M", **OPTIONS).wait(30) == 0

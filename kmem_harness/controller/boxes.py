@@ -116,7 +116,6 @@ class Boxes:
         self._running: dict[str, _Running] = {}
         self._on_refusal = on_refusal
         self._gate = Gate(self.all, on_refusal)
-        self._on_refusal = on_refusal
         self._ticking = False
         self._looking = False
         self._architecture = native_architecture()

@@ -215,7 +215,7 @@ def _rule_summary(rule: dict[str, Any]) -> str:
 def write_report(path: str, report: dict[str, Any]) -> None:
     """Write *report* as JSON or, by the name's end, as a page; whole or not at all."""
     if path.endswith(".html"):
-        from kmem_harness.report import write_html  # noqa: PLC0415 - heavy: only if asked for
+        from kmem_harness.report.runs import write_html  # noqa: PLC0415 - heavy: only if asked for
 
         title = textwrap.shorten(shlex.join(report["command"]), 80, placeholder=" ...")
         write_html(path, [report], title=title or report["memcg"]["path"])

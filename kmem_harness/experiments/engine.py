@@ -16,6 +16,7 @@ from kmem_harness.experiments.executor import LocalExecutor
 from kmem_harness.experiments.findings import findings_of
 from kmem_harness.experiments.plan import Plan
 from kmem_harness.experiments.store import Store
+from kmem_harness.report.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +82,7 @@ def run(
             loop = _Loop(plan, store, watcher or _Quiet())
             loop.carry_out(loop.from_store(plan.first()), workers)
             results = results_of(store)
-    write_json(folder, results)
+    write_results(folder, results)
     _complain_of_oracle(plan, results)
     return results
 
@@ -109,13 +110,9 @@ def results_of(store: Store) -> dict[str, Any]:
     return {"version": 1, "experiment": shape, "runs": runs, "findings": findings_of(shape, runs)}
 
 
-def write_json(folder: str, results: Mapping[str, Any]) -> None:
+def write_results(folder: str, results: Mapping[str, Any]) -> None:
     """Write the results as JSON beside the database, whole or not at all."""
-    path = os.path.join(folder, _JSON)
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        json.dump(results, file, indent=1)
-        file.write("\n")
-    os.replace(f"{path}.tmp", path)
+    write_json(os.path.join(folder, _JSON), results, indent=1)
 
 
 def slots_for(experiment: Experiment) -> int:

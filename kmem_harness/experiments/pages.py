@@ -7,14 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import UnsupportedHostError
-from kmem_harness.experiments.engine import RESULTS, results_of, write_json
+from kmem_harness.experiments.engine import RESULTS, results_of, write_results
 from kmem_harness.experiments.findings import size_of
 from kmem_harness.experiments.store import Store
-from kmem_harness.report import Page, experiment_sections, usage_figures, write_page
 from kmem_harness.report.markdown import summary
+from kmem_harness.report.page import Page, write_page
 from kmem_harness.report.parts import Figure, Section
 from kmem_harness.report.pictures import draw
-from kmem_harness.report.sweeps import name_of
+from kmem_harness.report.runs import usage_figures
+from kmem_harness.report.sweeps import experiment_sections, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ def write_all(folder: str) -> tuple[list[str], list[str]]:
     with Store(os.path.join(folder, RESULTS)) as store:
         results = results_of(store)
         page = _page(results, store)
-    write_json(folder, results)
+    write_results(folder, results)
     written, missing, pictures = [], [], []
     try:
         if draw(results, os.path.join(folder, PICTURE)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,14 +74,9 @@ def update_baseline(settings: Settings, used: dict[str, int]) -> int:
         "kernel": settings.kernel,
         "tests": {name: tests[name] for name in sorted(tests)},
     }
-    file = Path(settings.baseline)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    from kmem_harness.report.files import write_json
+
+    write_json(settings.baseline, content)
     return kept
 
 

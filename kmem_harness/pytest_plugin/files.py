@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -90,14 +87,9 @@ def content_of(settings: Settings, run: Run) -> dict[str, Any]:
 
 
 def _write_json(path: str, content: dict[str, Any]) -> None:
-    file = Path(path)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    from kmem_harness.report.files import write_json
+
+    write_json(path, content, indent=1)
 
 
 def _write_html(path: str, content: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""See that a report can be written where it shall go, and write one as JSON, whole or not at all."""
+"""See that a report can be written where it shall go, and write files whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.report.libraries import require
 
-__all__ = ["check_report_path", "write_json"]
+__all__ = ["check_report_path", "write_json", "write_whole"]
 
 
 def check_report_path(path: str) -> None:
@@ -31,11 +31,16 @@ def check_report_path(path: str) -> None:
         raise ConfigurationError(message)
 
 
-def write_json(path: str, content: Any) -> None:
-    """Write *content* to *path*. Raises: OSError."""
+def write_json(path: str, content: Any, *, indent: int = 2) -> None:
+    """Write *content* to *path*, whole or not at all. Raises: OSError."""
+    write_whole(path, json.dumps(content, indent=indent) + "\n")
+
+
+def write_whole(path: str, text: str) -> None:
+    """Have *path* hold *text*, or what it held before. Raises: OSError."""
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError:
         with suppress(FileNotFoundError):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kmem_harness.report.files import write_whole
 from kmem_harness.report.libraries import require
 from kmem_harness.report.parts import Figure
 
@@ -59,15 +58,7 @@ class Page:
 
 def write_page(path: str, page: Page) -> None:
     """Write *page* to *path*, whole or not at all. Raises: OSError, UnsupportedHostError."""
-    text = page.render()
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+    write_whole(path, page.render())
 
 
 def _read(name: str) -> str:

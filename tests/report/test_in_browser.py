@@ -9,7 +9,9 @@ import subprocess
 
 import pytest
 
-from kmem_harness.report import Page, experiment_sections, render_html
+from kmem_harness.report.page import Page
+from kmem_harness.report.runs import render_html
+from kmem_harness.report.sweeps import experiment_sections
 from tests.report.pages import Reader, card, report
 from tests.report.test_sweeps import MATRIX, SWEEP
 

@@ -10,7 +10,7 @@ import pytest
 
 from kmem_harness.core.errors import UnsupportedHostError
 from kmem_harness.core.sizes import format_size
-from kmem_harness.report import render_html, write_html
+from kmem_harness.report.runs import render_html, write_html
 from tests.report.pages import Reader, card, report
 
 

@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from kmem_harness.core.errors import UnsupportedHostError
-from kmem_harness.report import Page, experiment_sections
 from kmem_harness.report.markdown import summary
+from kmem_harness.report.page import Page
 from kmem_harness.report.pictures import draw
+from kmem_harness.report.sweeps import experiment_sections
 from tests.report.pages import Reader
 
 

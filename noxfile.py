@@ -46,7 +46,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Run the long forms: every bomb ten times, whole recordings, soaks. It takes hours."""
+    """Run the long forms: every bomb ten times, whole recordings, 200,000 cycles. It takes hours."""
     session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", "-m", "slow", *session.posargs)
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from kmem_harness.controller.books import Books
 
-__all__ = ["Audit", "Part"]
+__all__ = ["LONG_REST", "Audit", "Part"]
 
 #: Before a refusal, a part this quick is counted again each time; a slower one gets at most 1/5 of
-#: the time. For a peak that is to be true, all together get 1/10.
+#: the time. For a peak that is to be true, and for a timeline, all together get 1/10.
 _QUICK_SECONDS = 0.000_25
 _REST = 4.0
-_LONG_REST = 9.0
+LONG_REST = 9.0
 
 
 class Part(Protocol):
@@ -128,10 +128,10 @@ class Audit:
         stale = [timed for timed in self._parts if timed.began < since or books.tickets]
         sure = True
         for number, timed in enumerate(stale):
-            left = sum(later.part.potential(books) for later in stale[number:])
-            if left < target - books.lowered_nbytes:
+            own, *later = (one.part.potential(books) for one in stale[number:])
+            if own + sum(later) < target - books.lowered_nbytes:
                 break  # however much of it is gone, it is not enough
-            if not timed.part.potential(books):
+            if not own:
                 continue
             if timed.is_due(now) or (forced and timed.began < since):
                 before()
@@ -144,7 +144,7 @@ class Audit:
         return sure
 
     def due_parts(self, now: float, before: Callable[[], None]) -> None:
-        """Count everything, for a peak that is to be true, unless that was done just now."""
+        """Count everything, for a timeline, unless that was done just now."""
         if now < self._rested:
             return
         before()
@@ -152,7 +152,7 @@ class Audit:
             timed.run(self._books)
         end = time.monotonic()
         if end - now > _QUICK_SECONDS:
-            self._rested = end + (end - now) * _LONG_REST
+            self._rested = end + (end - now) * LONG_REST
 
     def close(self) -> None:
         """Let go of what the parts hold open."""

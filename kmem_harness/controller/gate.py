@@ -14,6 +14,7 @@ import time
 from errno import ENOMEM
 from typing import TYPE_CHECKING, Any
 
+from kmem_harness.controller.audit import LONG_REST
 from kmem_harness.controller.books import Ticket
 from kmem_harness.controller.box import PEAK_PARTS
 from kmem_harness.core.errors import AccountingError
@@ -33,8 +34,6 @@ __all__ = ["PARK_SECONDS", "Gate"]
 PARK_SECONDS = 0.020
 #: Within this many further objects of a limit, remember a thread's youngest child: proof later.
 _NEAR = 4
-#: For peaks that are to be true, a box is looked at a tenth of the time at most.
-_PEAK_REST = 9.0
 
 
 class _Parked:
@@ -272,7 +271,7 @@ class Gate:
             if box.books.lowered_nbytes - before < nbytes:
                 box.note_seen()
             end = time.monotonic()
-            box.rests_until = end + (end - now) * _PEAK_REST
+            box.rests_until = end + (end - now) * LONG_REST
 
     def _make_room(self, box: Box, over: list[ResourceCounter], call: _Parked, now: float) -> bool:
         """Count what of *box* may be gone; true if nothing that would make room was left out."""

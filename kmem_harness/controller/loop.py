@@ -36,7 +36,9 @@ class Loop:
         self._others = select.epoll()
         self._poll.register(self._others, READABLE)
         self._listeners: set[int] = set()
-        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._handlers: dict[int, Callable[[int], None]] = {
+            self._others.fileno(): lambda _: self._dispatch(self._others.poll(0))
+        }
         self._fresh: set[int] = set()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._nr_timers = 0
@@ -83,26 +85,20 @@ class Loop:
     def run(self) -> None:
         """Serve until :meth:`stop`."""
         poll = self._poll.poll
-        others = self._others.fileno()
-        handlers = self._handlers
         fresh = self._fresh
         while self._running:
             fresh.clear()
-            for fd, events in poll(self._patience_ms()):
-                if fd == others:
-                    self._serve_others()
-                    continue
-                handler = handlers.get(fd)
-                # An event of this round is not for a number that was closed and given out since.
-                if handler is not None and fd not in fresh:
-                    handler(events)
+            self._dispatch(poll(self._patience_ms()))
             if self._timers:
                 self._run_timers()
 
-    def _serve_others(self) -> None:
-        for fd, events in self._others.poll(0):
-            handler = self._handlers.get(fd)
-            if handler is not None and fd not in self._fresh:
+    def _dispatch(self, ready: list[tuple[int, int]]) -> None:
+        handlers = self._handlers
+        fresh = self._fresh
+        for fd, events in ready:
+            handler = handlers.get(fd)
+            # An event of this round is not for a number that was closed and given out since.
+            if handler is not None and fd not in fresh:
                 handler(events)
 
     def _patience_ms(self) -> float | None:

@@ -85,6 +85,8 @@ class _Swept:
 
     def _run(self, rules: tuple[str, ...]) -> Outcome:
         """Run the test's body once, with one container under *rules* and the others counted."""
+        from kmem_harness.experiments.sweep_runs import outcome_of
+
         record, item = self._record, self._item
         swept, (rule,) = len(self._before) + self._number, rules
         record.swept = lambda number: rule if number == swept else self._plan.counting
@@ -105,10 +107,12 @@ class _Swept:
             timed_out |= record.timed_out.pop(box, None) is not None
         if rule == self._plan.counting:
             self._nr_containers = max(self._nr_containers, len(boxes))
-        outcome = _outcome(boxes, None if timed_out else failure, timed_out=timed_out)
-        if len(boxes) < self._number:
+        reports = [box.report() for box in boxes]
+        each = [outcome_of(report, seconds=report["wall_seconds"]) for report in reports]
+        outcome = _outcome(each, None if timed_out else failure, timed_out=timed_out)
+        if len(each) < self._number:
             return outcome  # the body did not get as far as making it
-        return _seen_from(outcome, boxes[self._number - 1])
+        return _seen_from(outcome, each[self._number - 1])
 
     def _tell(self, mode: str, number: int, outcome: Outcome, found: list[Finding]) -> None:
         """Report one run: as a subtest where there are such."""
@@ -161,12 +165,10 @@ class _Swept:
         return "\n".join(lines)
 
 
-def _outcome(boxes: list[Box], failure: str | None, *, timed_out: bool) -> Outcome:
-    """Make one outcome of all containers of a run: what is wrong with any is wrong with it."""
-    from kmem_harness.experiments.sweep_runs import outcome_of
+def _outcome(each: list[Outcome], failure: str | None, *, timed_out: bool) -> Outcome:
+    """Make one outcome of those of all containers: what is wrong with any is wrong with it."""
     from kmem_harness.faults.outcome import Outcome
 
-    each = [outcome_of(box.report()) for box in boxes]
     signals = [one.signal for one in each if one.signal not in (None, *_ENDED_BY_US)]
     exits = [one.status for one in each if one.signal is None]
     holds: dict[str, int] = {}
@@ -177,20 +179,17 @@ def _outcome(boxes: list[Box], failure: str | None, *, timed_out: bool) -> Outco
         status=max(exits, default=0),
         signal=signals[0] if signals else None,
         timed_out=timed_out,
-        seconds=sum(box.report()["wall_seconds"] for box in boxes),
+        seconds=sum(one.seconds for one in each),
         holds=holds if all(one.holds is not None for one in each) else None,
         others=tuple(name for one in each for name in one.others or ()),
         failure=failure,
     )
 
 
-def _seen_from(outcome: Outcome, swept: Box) -> Outcome:
-    """Add what was counted and failed in the one container that is swept."""
+def _seen_from(outcome: Outcome, own: Outcome) -> Outcome:
+    """Add what was counted and failed in the one container that is swept, whose own outcome is *own*."""
     from dataclasses import replace
 
-    from kmem_harness.experiments.sweep_runs import outcome_of
-
-    own = outcome_of(swept.report())
     return replace(
         outcome,
         charges=own.charges,

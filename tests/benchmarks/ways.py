@@ -23,11 +23,9 @@ if TYPE_CHECKING:
 
     from kmem_harness import Harness
 
-__all__ = ["BUSY", "FLOORS", "Ways"]
+__all__ = ["BUSY", "Ways"]
 
 Run = "Callable[[Sequence[str]], str]"
-#: Ways that only notify one call, and so are the floor of what a supervisor can cost.
-FLOORS = ("C loop", "Python loop")
 #: Ways that are run while a thread of ours computes.
 BUSY = ("native, busy", "limit, busy")
 _NEVER = 65_535

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller.client import ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError, ShimError
-from kmem_harness.core.sizes import UNLIMITED
 from kmem_harness.runtimes.local import start_failure
 
 if TYPE_CHECKING:
@@ -93,17 +92,17 @@ class Box:
         session: Session,
         spec: BoxSpec,
         memcg: MemcgHandle,
+        armed: dict[str, Any],
         *,
         own_memcg: bool,
-        socket: str | None,
     ) -> None:
-        """Hold the account of a box; :meth:`attach` says what runs in it."""
+        """Hold the account of a box that the controller has *armed*; :meth:`attach` says what runs."""
         self.name = spec.name
         self.spec = spec
         self.memcg = memcg
         #: Where its shim reports, ``None`` where nothing binds the box.
-        self.socket = socket
-        self.filtered = socket is not None
+        self.socket: str | None = armed["socket"]
+        self.filtered = self.socket is not None
         #: Whether its engine's runtime installs the filter, and not our shim.
         self.native = False
         #: Whether fault rules count its calls.
@@ -112,6 +111,7 @@ class Box:
         self.closed = False
         self._session = session
         self._own_memcg = own_memcg
+        self._armed = armed
         self._began = time.monotonic()
         self._wall_seconds: float | None = None
         self._status: ExitStatus | None = None
@@ -433,12 +433,11 @@ class Box:
 
     def _last_account(self) -> dict[str, Any]:
         """Give what was last seen of the account, for a report after the controller's death."""
-        nothing = {"limit": UNLIMITED, "usage": 0, "max_usage": 0, "failcnt": 0}
         return self._seen or {
             "filter_flags": 0,
             "report": {
                 "mode": "enforce",
-                "memcg": {"path": self.memcg.path, "kmem": nothing, "memory": dict(nothing)},
+                "memcg": self._armed["memcg"],
                 "kinds": {},
                 "refusals": {"total": 0, "first": None, "cards": []},
                 "notifications": 0,

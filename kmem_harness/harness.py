@@ -289,7 +289,7 @@ class Harness:
             lasting=runtime.lasting,
             fires_own_hooks=runtime.fires_own_hooks,
         )
-        box = Box(session, spec, handle, own_memcg=own, socket=armed["socket"])
+        box = Box(session, spec, handle, armed, own_memcg=own)
         box.has_faults = bool(rules)
         with self._lock:
             self._boxes = [one for one in self._boxes if not one.closed]

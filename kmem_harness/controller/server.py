@@ -204,9 +204,10 @@ class Server:
         """Carry out one request; ``None`` where the reply comes later, through *respond*."""
         operation = str(request.get("op"))
         if operation == "arm":
-            path = self._boxes.arm(self._tree.find(request["memcg"]), request, fds)
+            memcg = self._tree.find(request["memcg"])
+            path = self._boxes.arm(memcg, request, fds)
             self._mark_watched()
-            return {"ok": True, "socket": path}
+            return {"ok": True, "socket": path, "memcg": memcg_report(memcg)}
         if operation == "expect":
             self._boxes.expect(
                 request["box"],

@@ -148,6 +148,20 @@ def test_box_when_controller_is_killed_then_is_ended_and_its_report_still_read()
     assert not our_cgroups()
 
 
+def test_report_when_controller_is_killed_before_it_was_asked_then_has_the_limits():
+    with (
+        Harness("v4") as harness,
+        harness.run(["sleep", "60"], kmem_limit=2 * TASK, memory_limit="1M") as box,
+    ):
+        os.kill(harness.controller.pid, signal.SIGKILL)
+        with pytest.raises(ControllerDiedError):
+            box.wait(timeout=30)
+        memcg = box.report()["memcg"]
+    assert memcg["path"] == box.memcg.path
+    assert memcg["kmem"] == {"limit": 2 * TASK, "usage": 0, "max_usage": 0, "failcnt": 0}
+    assert memcg["memory"]["limit"] == 1 << 20
+
+
 def test_harness_when_closed_twice_or_early_then_nothing_happens():
     harness = Harness("v4")
     box = harness.run(["sleep", "1000"], kmem_limit="1M")

@@ -52,6 +52,13 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Run one controller for an hour, and see that it neither grows nor slows down."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.soak", *session.posargs)
+
+
+@nox.session
 def shim(session: nox.Session) -> None:
     """Compile the C for both machines with every warning an error, and start what this one can."""
     session.install(*(one for one in EXTRAS["test"] if one.startswith(("hatchling", "ziglang"))))

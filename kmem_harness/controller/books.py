@@ -6,6 +6,7 @@ only when a census has shown that the object is not there. Knows memcgs; looks a
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 from kmem_harness.core.errors import AccountingError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _NAMES = frozenset(name for placed in PLACED.values() for name in placed.values())
 
-__all__ = ["Books", "Charge", "Kind", "Price", "Ticket"]
+__all__ = ["Books", "Charge", "Kind", "Price"]
 
 
 class Kind:
@@ -77,6 +78,7 @@ class Charge:
     __slots__ = (
         "copies_memory",
         "kind",
+        "last_child",
         "makes_task",
         "may_make_thread",
         "nbytes",
@@ -84,7 +86,6 @@ class Charge:
         "on_names",
         "parts",
         "syscall",
-        "ticket",
         "uncertain",
     )
 
@@ -110,8 +111,14 @@ class Charge:
         name = self.kind.name if self.kind else ""
         self.makes_task = name in ("task", "thread")
         self.may_make_thread = name == "thread" or (name == "task" and uncertain)
-        #: The same for all calls of which no more is known.
-        self.ticket = Ticket(self, None)
+        #: The caller's youngest child before the call, where that was looked at.
+        self.last_child: bytes | None = None
+
+    def made_after(self, last_child: bytes | None) -> Charge:
+        """Give the same charge for a call whose thread had *last_child* as its youngest before it."""
+        known = copy(self)
+        known.last_child = last_child
+        return known
 
     def with_more(self, parts: tuple[tuple[Kind, int], ...]) -> Charge:
         """Give the same charge with *parts* on top."""
@@ -151,17 +158,6 @@ class Price:
         raise AccountingError(message)
 
 
-class Ticket:
-    """A call that was allowed and may not have happened yet."""
-
-    __slots__ = ("charge", "last_child")
-
-    def __init__(self, charge: Charge, last_child: bytes | None) -> None:
-        """Remember what was charged, and the thread's youngest child before the call."""
-        self.charge = charge
-        self.last_child = last_child
-
-
 class Books:
     """The kinds of one box, and the tickets of its threads."""
 
@@ -169,7 +165,8 @@ class Books:
         """Open books for *kinds* that are charged to *memcg*."""
         self.memcg = memcg
         self.kinds = dict(kinds)
-        self.tickets: dict[int, Ticket] = {}
+        #: By thread, the charge of a call that was allowed and may not have happened yet.
+        self.tickets: dict[int, Charge] = {}
         #: What censuses took back: bytes, ever.
         self.lowered_nbytes = 0
 
@@ -189,15 +186,12 @@ class Books:
 
     def unproven_nbytes(self) -> int:
         """Sum the charges of calls that may or may not have happened yet."""
-        return sum(ticket.charge.nbytes for ticket in self.tickets.values())
+        return sum(charge.nbytes for charge in self.tickets.values())
 
     def open(self, kind: Kind) -> int:
         """Count the objects of *kind* that calls under way may be making."""
         return sum(
-            nr
-            for ticket in self.tickets.values()
-            for made, nr in ticket.charge.parts
-            if made is kind
+            nr for charge in self.tickets.values() for made, nr in charge.parts if made is kind
         )
 
     def nbytes_of(self, names: Iterable[str]) -> int:

@@ -170,8 +170,8 @@ class Box:
         *is_over(tid, number, last_child)* proves that a call is over. It is asked before anything
         is counted, so what such a call made, if it lives, is in the count.
         """
-        for tid, ticket in list(self.tickets.items()):
-            if is_over(tid, ticket.charge.number, ticket.last_child):
+        for tid, charge in list(self.tickets.items()):
+            if is_over(tid, charge.number, charge.last_child):
                 del self.tickets[tid]
 
     def take_census(self, is_over: Callable[[int, int, bytes | None], bool]) -> None:
@@ -336,6 +336,7 @@ class Box:
         self.end_audit()
         self.listeners.clear()
         self.events = self.recording = None
+        self.prices = {}  # some tell the box of what they see: it would never be let go
 
 
 def _counters_above(memcg: Memcg) -> tuple[ResourceCounter, ...]:

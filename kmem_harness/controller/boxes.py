@@ -501,12 +501,13 @@ class Boxes:
             return
 
         def over() -> None:
-            if running.when_over is not None:
+            timer.cancel()
+            if running.when_over is over:
                 running.when_over = None
                 answer(close(running))
 
         running.when_over = over
-        self._loop.call_later(_LAST_TASK_SECONDS, over)
+        timer = self._loop.call_later(_LAST_TASK_SECONDS, over)
 
     def bequeath(self, name: str, legacy: Legacy) -> None:
         """Remember what is to be said to a box's engine should the owner be gone."""
@@ -545,6 +546,7 @@ class Boxes:
         self._end_of_run(running)
         if running.handshake is not None:
             running.handshake.close()
+            running.handshake = None  # it tells us, and we know it
         box.release()
         self._running.pop(box.name, None)
         return described

@@ -15,7 +15,6 @@ from errno import ENOMEM
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller.audit import LONG_REST
-from kmem_harness.controller.books import Ticket
 from kmem_harness.controller.box import PEAK_PARTS
 from kmem_harness.core.errors import AccountingError
 from kmem_harness.interposer.census import call_is_over, last_child_of
@@ -117,7 +116,7 @@ class Gate:
                 break
         else:
             if box.memcg.try_charge(nbytes) is None:
-                self._let_run(box, listener, notification_id, tid, charge, None)
+                self._let_run(box, listener, notification_id, tid, charge)
                 return
         deadline = time.monotonic() + PARK_SECONDS
         self._decide(_Parked(box, listener, notification_id, tid, charge, deadline))
@@ -157,7 +156,7 @@ class Gate:
         if box.observe:
             self._confirm_peak(box, nbytes)
             box.memcg.charge(nbytes)
-            self._let_run(box, call.listener, call.id, call.tid, charge, None)
+            self._let_run(box, call.listener, call.id, call.tid, charge)
             box.note_usage()
             return
         now = time.monotonic()
@@ -184,13 +183,12 @@ class Gate:
                     self._parked.append(call)
                 return
         # Proof for later, should the limit be met while this thread is still in its clone.
-        before = None
         if charge.makes_task and _all_over(box, nbytes * _NEAR):
-            before = last_child_of(call.tid)
+            charge = charge.made_after(last_child_of(call.tid))
         if box.memcg.try_charge(nbytes) is not None:
             message = f"{box.memcg.path} had room for {nbytes} bytes and refused them"
             raise AccountingError(message)
-        self._let_run(box, call.listener, call.id, call.tid, charge, before)
+        self._let_run(box, call.listener, call.id, call.tid, charge)
         box.note_usage()
 
     def _kills(self, call: _Parked, over: list[ResourceCounter]) -> bool:
@@ -223,19 +221,13 @@ class Gate:
                 self._on_refusal(box, card)
 
     def _let_run(
-        self,
-        box: Box,
-        listener: Listener,
-        notification_id: int,
-        tid: int,
-        charge: Charge,
-        last_child: bytes | None,
+        self, box: Box, listener: Listener, notification_id: int, tid: int, charge: Charge
     ) -> None:
         box.books.enter(charge)
         if charge.may_make_thread and box.tasks is not None:
             box.tasks.with_threads = True
         if listener.allow(notification_id):
-            box.tickets[tid] = charge.ticket if last_child is None else Ticket(charge, last_child)
+            box.tickets[tid] = charge
             if box.recording is not None:
                 box.recording.made(tid, charge)
         else:

@@ -26,7 +26,7 @@ from kmem_harness.interposer.listener import Listener, is_listener
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kmem_harness.controller.loop import Loop
+    from kmem_harness.controller.loop import Loop, Timer
 
 __all__ = ["Handshake", "Taken"]
 
@@ -76,7 +76,7 @@ class Handshake:
         self._peers: dict[socket.socket, int] = {}
         #: When each has been silent for too long; the first to come is the first in here.
         self._deadlines: dict[socket.socket, float] = {}
-        self._keeping_time = False
+        self._timer: Timer | None = None
         # Judged while they live: a shim that fails is dead before its message is read.
         self._trusted: dict[socket.socket, bool] = {}  # whether it joins
         if may_join is not None:
@@ -107,6 +107,8 @@ class Handshake:
         """Stop listening, remove the socket, hang up on whoever still waits."""
         for peer in list(self._peers):
             self._drop(peer)
+        if self._timer is not None:
+            self._timer.cancel()
         self._stop_listening()
 
     def _stop_listening(self) -> None:
@@ -203,13 +205,12 @@ class Handshake:
 
     def _keep_time(self) -> None:
         """Have one timer at most, however many peers come and go: a flood makes nothing grow."""
-        if self._deadlines and not self._keeping_time:
-            self._keeping_time = True
+        if self._deadlines and self._timer is None:
             until = next(iter(self._deadlines.values())) - time.monotonic()
-            self._loop.call_later(max(until, 0), self._time_out)
+            self._timer = self._loop.call_later(max(until, 0), self._time_out)
 
     def _time_out(self) -> None:
-        self._keeping_time = False
+        self._timer = None
         now = time.monotonic()
         for peer, deadline in list(self._deadlines.items()):
             if deadline <= now:

@@ -12,13 +12,32 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-__all__ = ["HANGUP", "OUT_OF_DESCRIPTORS", "READABLE", "Loop"]
+__all__ = ["HANGUP", "OUT_OF_DESCRIPTORS", "READABLE", "Loop", "Timer"]
 
 READABLE = select.POLLIN
 HANGUP = select.POLLHUP | select.POLLERR
 #: What accept says when we may open nothing more: whoever waits goes on waiting.
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _REST_SECONDS = 0.1
+
+
+class Timer:
+    """An action to come."""
+
+    __slots__ = ("_action",)
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        """Hold *action*."""
+        self._action: Callable[[], None] | None = action
+
+    def run(self) -> None:
+        """Do it, if it was not cancelled."""
+        if self._action is not None:
+            self._action()
+
+    def cancel(self) -> None:
+        """Do nothing when the time comes, and let go at once of all that the action knows."""
+        self._action = None
 
 
 class Loop:
@@ -40,7 +59,7 @@ class Loop:
             self._others.fileno(): lambda _: self._dispatch(self._others.poll(0))
         }
         self._fresh: set[int] = set()
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[tuple[float, int, Timer]] = []
         self._nr_timers = 0
         self._running = True
 
@@ -73,10 +92,12 @@ class Loop:
 
         self.call_later(_REST_SECONDS, go_on)
 
-    def call_later(self, seconds: float, action: Callable[[], None]) -> None:
-        """Run *action* once, not before *seconds* have passed."""
+    def call_later(self, seconds: float, action: Callable[[], None]) -> Timer:
+        """Run *action* once, not before *seconds* have passed, unless that is cancelled."""
         self._nr_timers += 1
-        heapq.heappush(self._timers, (time.monotonic() + seconds, self._nr_timers, action))
+        timer = Timer(action)
+        heapq.heappush(self._timers, (time.monotonic() + seconds, self._nr_timers, timer))
+        return timer
 
     def stop(self) -> None:
         """Return from :meth:`run` after the handlers at hand."""
@@ -109,4 +130,4 @@ class Loop:
     def _run_timers(self) -> None:
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2]()
+            heapq.heappop(self._timers)[2].run()

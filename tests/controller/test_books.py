@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from kmem_harness.controller.books import Books, Charge, Kind, Price, Ticket
+from kmem_harness.controller.books import Books, Charge, Kind, Price
 from kmem_harness.controller.pricing import make_pricing
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
@@ -59,7 +59,7 @@ def test_reconcile_when_more_is_found_than_was_charged_then_nothing_is_raised(bo
 
 
 def test_reconcile_when_a_call_is_under_way_then_what_it_may_make_stays_charged(books):
-    books.tickets[7] = Ticket(charge(books, "cheap"), None)
+    books.tickets[7] = charge(books, "cheap")
     books.reconcile({"cheap": 0})
     assert live(books) == {"cheap": 1}
     del books.tickets[7]

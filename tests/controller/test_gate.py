@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmem_harness.controller.audit import Audit
-from kmem_harness.controller.books import Charge, Kind, Price, Ticket
+from kmem_harness.controller.books import Charge, Kind, Price
 from kmem_harness.controller.box import Box
 from kmem_harness.controller.gate import PARK_SECONDS, Gate
 from kmem_harness.controller.parts import TaskPart
@@ -358,7 +358,7 @@ class World:
         tid = self.box.kinds["task"].charged + self.box.kinds["thread"].charged
         while tid in self.under_way:  # a thread is in one call at a time
             tid += 1
-        self.box.tickets[tid] = Ticket(charge, None)
+        self.box.tickets[tid] = charge
         self.under_way[tid] = one
         self.alive.append(one)
 

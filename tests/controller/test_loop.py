@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import weakref
 
 from kmem_harness.controller.loop import Loop
 
@@ -52,3 +53,23 @@ def test_timers_when_due_then_run_in_order_of_time():
     loop.run()
     assert ran == ["now", "nested", "late"]
     assert 0.03 <= time.monotonic() - began < 1
+
+
+def test_timer_when_cancelled_then_lets_go_of_its_action_at_once():
+    loop = Loop()
+    ran: list[str] = []
+
+    class Known:
+        def act(self) -> None:
+            ran.append("cancelled")
+
+    known = Known()
+    timer = loop.call_later(0.01, known.act)
+    gone = weakref.ref(known)
+    del known
+    assert gone() is not None
+    timer.cancel()
+    assert gone() is None
+    loop.call_later(0.03, loop.stop)
+    loop.run()
+    assert ran == []

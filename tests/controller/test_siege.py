@@ -187,3 +187,17 @@ def test_file_systems_when_one_is_served_by_a_process_then_nobody_waits_for_it()
         assert "fuse" in systems.silent
         systems.close()
         process.kill()
+
+
+def test_boxes_when_hundreds_come_and_go_then_the_controller_keeps_nothing_of_them(harness):
+    """Each left 46 kB behind once, until a collector of garbage came round."""
+
+    def let_pass(number: int) -> int:
+        for _ in range(number):
+            with harness.run(["true"], memcg="/passing", kmem_limit="1M") as box:
+                assert box.wait(timeout=30) == 0
+        status = Path(f"/proc/{harness.controller.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0])
+
+    before = let_pass(50)
+    assert let_pass(100) - before < 1024  # kB

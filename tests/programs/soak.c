@@ -1,10 +1,10 @@
 /*
  * Make supervised calls of every kind, and say in each window how long the cheapest of them took.
  *
- *   soak NAME WINDOW_MS CAP_SECONDS
+ *   soak NAME WINDOW_MS CAP_SECONDS RATE
  *
  * It ends when its input ends, or after CAP_SECONDS. What it makes in the working directory has NAME in its name, and is
- * removed again. Now and then it makes pipes until one is refused, or a hundred are there, and closes them all.
+ * removed again. It makes about RATE calls a second, and catches up if it was kept from it. Now and then it makes pipes until one is refused, or a hundred are there, and closes them all.
  * Output, for each window: calls=N refused=N histogram=BUCKET:COUNT,...
  * CALLS counts calls that are supervised, refused ones too. A bucket of latency in nanoseconds is the number's highest
  * bit times 16 and the four bits below it: within 6 %.
@@ -22,7 +22,7 @@
 #define SUB_BITS 4
 #define NR_BUCKETS (64 << SUB_BITS)
 #define NR_PIPES 100
-#define FILL_EVERY 500
+#define FILL_EVERY 50
 
 static char directory[64], file[64];
 static long calls, refusals;
@@ -150,6 +150,15 @@ static const struct {
 	{make_directory, 1}, {make_file, 1}, {make_task, 1}, {make_thread, 1},
 };
 
+/* So many calls should take so long: sleep for what is left of it. */
+static void keep_pace(int64_t started, int64_t due)
+{
+	int64_t early = started + due - now_ns();
+
+	if (early > NS_PER_SECOND / 1000)
+		nap_us((long)(early / 1000));
+}
+
 static void tell(void)
 {
 	const char *comma = "";
@@ -169,25 +178,29 @@ static void tell(void)
 int main(int argc, char **argv)
 {
 	struct pollfd input = {0, POLLIN, 0};
-	int64_t window, cap, told;
+	int64_t window, cap, told, started, each;
+	long made = 0;
 
-	if (argc != 4) {
-		fprintf(stderr, "usage: %s NAME WINDOW_MS CAP_SECONDS\n", argv[0]);
+	if (argc != 5) {
+		fprintf(stderr, "usage: %s NAME WINDOW_MS CAP_SECONDS RATE\n", argv[0]);
 		return EXIT_USAGE;
 	}
 	snprintf(directory, sizeof(directory), "%s.directory", argv[1]);
 	snprintf(file, sizeof(file), "%s.file", argv[1]);
 	window = number(argv[2], "WINDOW_MS", 10, 60000) * (NS_PER_SECOND / 1000);
-	told = now_ns();
+	each = NS_PER_SECOND / number(argv[4], "RATE", 1, 1000000);
+	started = told = now_ns();
 	cap = told + number(argv[3], "CAP_SECONDS", 1, 86400) * NS_PER_SECOND;
 	for (long cycle = 1;; cycle++) {
 		for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
 			for (int n = 0; n < steps[i].times; n++)
 				steps[i].make();
-		if (cycle % FILL_EVERY == 0)
+		if (cycle % FILL_EVERY == 1)
 			fill();
+		keep_pace(started, each * (made + calls));
 		if (now_ns() - told < window)
 			continue;
+		made += calls;
 		tell();
 		told = now_ns();
 		if (told >= cap || poll(&input, 1, 0) != 0)

@@ -1,7 +1,7 @@
 """Run one controller for an hour under calls of every kind, and say whether it grew or slowed down.
 
 ``python -m tests.soak [--seconds N] [--calls N] [--json FILE] [--picture FILE.svg]``. It goes on
-until both are reached. Exit: 0 if all that is promised held, else 1.
+until both are reached; the calls are spread over the time, so that half a machine is left to others. Exit: 0 if all that is promised held, else 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from tests.soak.picture import draw
-from tests.soak.run import soak
+from tests.soak.run import BOXES, soak
 from tests.soak.verdict import judge, minutes
 from tests.support.programs import Programs, find_compiler, why_no_compiler
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tests.soak.verdict import Row
 
 SECONDS, CALLS = 3600.0, 50_000_000
+#: Boxes call so much faster than they must: a busy machine keeps them from it at times.
+SPARE = 1.2
 _MINUTE = 60.0
 
 
@@ -96,6 +98,7 @@ def main(arguments: list[str]) -> int:
             directory,
             seconds=options.seconds,
             calls=options.calls,
+            rate=int(SPARE * options.calls / options.seconds / len(BOXES)) + 1,
             tick=min(1.0, stretch / 4),
             tell=_teller(stretch),
         )

@@ -48,7 +48,8 @@ class Sample:
 class Soak:
     """Everything that was seen.
 
-    Shape: ``windows`` and ``samples`` in order of time; ``reports`` of the boxes that went on;
+    Shape: ``windows`` and ``samples`` in order of time, the first before there was any box and the
+    last after them all; ``reports`` of the boxes that went on;
     ``passing`` counts the boxes that came and went, ``failures`` tells of those that ended badly.
     """
 
@@ -100,11 +101,13 @@ def soak(
     *,
     seconds: float,
     calls: int,
+    rate: int,
     tick: float,
     tell: Callable[[Soak], None],
 ) -> Soak:
     """Go on for so many *seconds*, and until there were so many *calls*; look once every *tick*.
 
+    Each box makes *rate* calls a second, if it can.
     Raises: RuntimeError if a box that should go on has ended.
     """
     seen = Soak()
@@ -112,9 +115,16 @@ def soak(
         controller = harness.controller.pid
         harness.memcg(_SPAN, kmem_limit="1G", memory_limit="1G")
         began = time.monotonic()
+        seen.look(controller, 0.0)
         running = []
         for number, limits in enumerate(BOXES):
-            command = [program, f"soak{number}", str(int(tick * 1000)), str(_MOST_SECONDS)]
+            command = [
+                program,
+                f"soak{number}",
+                str(int(tick * 1000)),
+                str(_MOST_SECONDS),
+                str(rate),
+            ]
             box = stack.enter_context(
                 harness.run(
                     command, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **limits

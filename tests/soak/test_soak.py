@@ -28,6 +28,7 @@ def test_soak_when_run_for_seconds_then_books_are_exact_and_nothing_grows(tmp_pa
         str(tmp_path),
         seconds=SECONDS,
         calls=2_000,
+        rate=2_000,
         tick=0.1,
         tell=lambda _: told.append(1),
     )
@@ -48,7 +49,7 @@ def seen() -> Soak:
     return Soak(
         seconds=600.0,
         windows=[Window(float(at), 100, 1, Counter({160: 99, 200: 1})) for at in range(601)],
-        samples=[Sample(float(at), 20 * MEGABYTE, 20, MEGABYTE) for at in range(601)],
+        samples=[Sample(float(at), 20 * MEGABYTE, 20, MEGABYTE) for at in range(602)],
         reports=[report],
         usage={"kmem": 0, "memory": 0},
         passing=600,
@@ -65,9 +66,9 @@ def test_judge_when_nothing_grew_then_every_promise_held(seen):
 
 def test_judge_when_memory_or_descriptors_grew_then_says_so(seen):
     last = seen.samples[-1]
-    seen.samples[-60:] = [
+    seen.samples[-61:-1] = [
         replace(
-            last, seconds=last.seconds - 59 + at, resident=last.resident + MEGABYTE, descriptors=21
+            last, seconds=last.seconds - 60 + at, resident=last.resident + MEGABYTE, descriptors=22
         )
         for at in range(60)
     ]

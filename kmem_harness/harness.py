@@ -50,7 +50,7 @@ class Harness:
         isolation: str | None = None,
         plugins: Sequence[object | str] = (),
         docker_listener: str = "auto",
-        controller: str | None = None,
+        controller: Controller | str | None = None,
     ) -> None:
         """Emulate *kernel*, with its own cost table or the one in the TOML file *costs*.
 
@@ -64,7 +64,8 @@ class Harness:
         "auto", the runtime where that has no drawback (see ``runtimes/native.py``).
 
         *controller* ``"docker://NAME"`` is that of the container NAME on the host of an engine that
-        is elsewhere (see ``containers/README.md``); then there are no local boxes.
+        is elsewhere (see ``containers/README.md``); then there are no local boxes. A ``Controller``
+        that was started for *kernel* becomes this session's.
 
         Raises: ConfigurationError, UnsupportedHostError, PluginError; nothing is left running then.
         """
@@ -373,12 +374,16 @@ class Harness:
         }
 
 
-def _start_controller(kernel: str, address: str | None) -> Controller | SidecarController:
-    if address is None:
+def _start_controller(
+    kernel: str, given: Controller | str | None
+) -> Controller | SidecarController:
+    if given is None:
         return Controller(kernel)
+    if isinstance(given, Controller):
+        return given
     from kmem_harness.runtimes.sidecar import SidecarController  # noqa: PLC0415 - heavy: only if used
 
-    return SidecarController(kernel, address)
+    return SidecarController(kernel, given)
 
 
 def _no_local_boxes() -> UnsupportedHostError:

@@ -10,17 +10,19 @@ import socket
 import sys
 import textwrap
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.controller.client import ControllerDiedError
+from kmem_harness.controller.client import Controller, ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
+from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.sizes import UNLIMITED, format_size
-from kmem_harness.harness import Box, Harness
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from kmem_harness.harness import Box, Harness
 
 __all__ = ["RunOptions", "follow", "run_command", "summary", "write_report"]
 
@@ -67,7 +69,8 @@ def run_command(command: Sequence[str], options: RunOptions) -> int:
         raise ConfigurationError("--events-all without --events: name the file with --events FILE")
     events = _open_events(options.events)
     try:
-        with _harness(options) as harness:
+        with ExitStack() as stack:
+            harness = stack.enter_context(_harness(options, stack))
             box = harness.run(
                 command,
                 kmem_limit=options.kmem_limit,
@@ -83,20 +86,27 @@ def run_command(command: Sequence[str], options: RunOptions) -> int:
                 image=options.image,
                 **streams,
             )
-            with box:
-                return _see_it_through(box, options)
+            stack.enter_context(box)
+            return _see_it_through(box, options)
     finally:
         if events is not None:
             os.close(events)
 
 
-def _harness(options: RunOptions) -> Harness:
+def _harness(options: RunOptions, stack: ExitStack) -> Harness:
+    controller: str | Controller | None = options.controller
+    if controller is None:
+        controller = Controller(profile_named(options.kernel).name)
+        stack.callback(controller.close)
+    # It starts while we import what we need: half of the time of a short run.
+    from kmem_harness.harness import Harness  # noqa: PLC0415 - see above
+
     return Harness(
         options.kernel,
         options.costs,
         options.isolation,
         docker_listener=options.docker_listener,
-        controller=options.controller,
+        controller=controller,
     )
 
 

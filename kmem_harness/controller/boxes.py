@@ -396,7 +396,7 @@ class Boxes:
     def _notified(self, running: _Running, listener: Listener, events: int) -> None:
         if events & READABLE:
             self._gate.serve(running.box, listener)
-            if self._gate.has_parked and not self._ticking:
+            if self._gate.parked and not self._ticking:
                 self._start_ticking()
         elif events & HANGUP:
             self._last_task_gone(running, listener)
@@ -404,7 +404,7 @@ class Boxes:
     def _resume(self, box: Box, listener: Listener, held: tuple[int, ...]) -> None:
         """Serve a call that a fault rule has held until now."""
         self._gate.serve(box, listener, held)
-        if self._gate.has_parked and not self._ticking:
+        if self._gate.parked and not self._ticking:
             self._start_ticking()
 
     def _start_ticking(self) -> None:
@@ -413,7 +413,7 @@ class Boxes:
 
     def _tick(self) -> None:
         self._gate.retry_parked()
-        self._ticking = self._gate.has_parked
+        self._ticking = bool(self._gate.parked)
         if self._ticking:
             self._loop.call_later(_TICK_SECONDS, self._tick)
 

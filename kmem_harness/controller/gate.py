@@ -31,8 +31,9 @@ __all__ = ["PARK_SECONDS", "Gate"]
 
 #: How long a call may wait for it to become certain whether it fits.
 PARK_SECONDS = 0.020
-#: Within this many further objects of a limit, remember a thread's youngest child: proof later.
-_NEAR = 4
+#: With room for no more than so many further objects, remember a thread's youngest child: proof
+#: for later.
+_FURTHER = 3
 
 
 class _Parked:
@@ -70,12 +71,8 @@ class Gate:
         """Decide for *boxes*; give the card of each refusal, where one is written, to *on_refusal*."""
         self._boxes = boxes
         self._on_refusal = on_refusal
-        self._parked: list[_Parked] = []
-
-    @property
-    def has_parked(self) -> bool:
-        """Say whether :meth:`retry_parked` must be called soon."""
-        return bool(self._parked)
+        #: Calls that wait: while there are any, :meth:`retry_parked` must be called soon.
+        self.parked: list[_Parked] = []
 
     def serve(self, box: Box, listener: Listener, held: tuple[int, ...] | None = None) -> None:
         """Answer one waiting notification of *listener*, one of *box*'s.
@@ -105,31 +102,27 @@ class Gate:
         if not nbytes:
             listener.allow(notification_id)
             return
-        near = nbytes * _NEAR
-        # Whether a new peak would have to be looked at, to see that it is real.
-        loud = (
-            box.memcg.kmem.usage + nbytes > box.quiet_until and time.monotonic() >= box.rests_until
-        )
-        for counter in box.counters:
-            usage = counter.usage
-            if usage + near > counter.limit or (loud and usage + nbytes > counter.max_usage):
-                break
-        else:
-            if box.memcg.try_charge(nbytes) is None:
-                self._let_run(box, listener, notification_id, tid, charge)
-                return
+        memcg = box.memcg
+        room = nbytes * _FURTHER
+        if memcg.charge_without_peak(nbytes, room) or (
+            # A new peak is looked at, to see that it is real; not so soon after the last look.
+            (memcg.kmem.usage + nbytes <= box.quiet_until or time.monotonic() < box.rests_until)
+            and memcg.charge_with_room(nbytes, room)
+        ):
+            self._let_run(box, listener, notification_id, tid, charge)
+            return
         deadline = time.monotonic() + PARK_SECONDS
         self._decide(_Parked(box, listener, notification_id, tid, charge, deadline))
 
     def retry_parked(self) -> None:
         """Look again at every call that waits; each is answered by its deadline."""
-        waiting, self._parked = self._parked, []
+        waiting, self.parked = self.parked, []
         for parked in waiting:
             self._decide(parked)
 
     def forget(self, listener: Listener) -> None:
         """Drop the waiting calls of a listener that is no more."""
-        self._parked = [parked for parked in self._parked if parked.listener is not listener]
+        self.parked = [parked for parked in self.parked if parked.listener is not listener]
 
     def take_census(self, below: ResourceCounter) -> None:
         """Bring the books of every box whose charges walk *below* up to date."""
@@ -166,7 +159,7 @@ class Gate:
             self._confirm_peak(box, nbytes)
             # A census may find more than was charged, as page tables that grew: look again.
             if _all_over(box, nbytes):
-                self._parked.append(call)
+                self.parked.append(call)
                 return
         else:
             # Forced at the deadline: nothing is refused on an old count.
@@ -176,14 +169,14 @@ class Gate:
                 if too_late or (all(fresh) and any(self._is_certain(one, nbytes) for one in over)):
                     if self._kills(call, over):
                         call.deadline = now + PARK_SECONDS
-                        self._parked.append(call)
+                        self.parked.append(call)
                         return
                     self._refuse(call)
                 else:
-                    self._parked.append(call)
+                    self.parked.append(call)
                 return
         # Proof for later, should the limit be met while this thread is still in its clone.
-        if charge.makes_task and _all_over(box, nbytes * _NEAR):
+        if charge.makes_task and _all_over(box, nbytes * (1 + _FURTHER)):
             charge = charge.made_after(last_child_of(call.tid))
         if box.memcg.try_charge(nbytes) is not None:
             message = f"{box.memcg.path} had room for {nbytes} bytes and refused them"

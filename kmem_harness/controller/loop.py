@@ -105,13 +105,18 @@ class Loop:
 
     def run(self) -> None:
         """Serve until :meth:`stop`."""
-        poll = self._poll.poll
-        fresh = self._fresh
+        poll, dispatch = self._poll.poll, self._dispatch
+        fresh, timers = self._fresh, self._timers
+        now = time.monotonic
         while self._running:
+            patience_ms: float | None = None
+            if timers:
+                patience_ms = (timers[0][0] - now()) * 1000
+                if patience_ms <= 0:
+                    self._run_timers()
+                    patience_ms = 0
             fresh.clear()
-            self._dispatch(poll(self._patience_ms()))
-            if self._timers:
-                self._run_timers()
+            dispatch(poll(patience_ms))
 
     def _dispatch(self, ready: list[tuple[int, int]]) -> None:
         handlers = self._handlers
@@ -121,11 +126,6 @@ class Loop:
             # An event of this round is not for a number that was closed and given out since.
             if handler is not None and fd not in fresh:
                 handler(events)
-
-    def _patience_ms(self) -> float | None:
-        if not self._timers:
-            return None
-        return max(self._timers[0][0] - time.monotonic(), 0) * 1000
 
     def _run_timers(self) -> None:
         now = time.monotonic()

@@ -215,6 +215,32 @@ class Memcg:
             return None
         return charging.try_charge(ChargeRequest(self, nbytes, gfp, situation))
 
+    def charge_with_room(self, nbytes: int, room: int) -> bool:
+        """Charge *nbytes* if each counter then has *room* left; else change nothing."""
+        for counter in self.chain:
+            if counter.usage + nbytes + room > counter.limit:
+                return False
+        return self.try_charge(nbytes) is None
+
+    def charge_without_peak(self, nbytes: int, room: int) -> bool:
+        """Do the same if no counter reaches a new peak, either; most charges do not.
+
+        For a tree that is exact, and a memcg that accounts.
+        """
+        chain = self.chain
+        for counter in chain:
+            after = counter.usage + nbytes
+            if after > counter.max_usage or after + room > counter.limit:
+                break
+            counter.usage = after
+        else:
+            return True
+        for charged in chain:
+            if charged is counter:
+                break
+            charged.usage -= nbytes
+        return False
+
     def charge(self, nbytes: int) -> None:
         """Charge past every limit: observed only, or an allocation that must not fail (K7)."""
         if self.accounts:

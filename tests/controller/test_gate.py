@@ -211,7 +211,7 @@ def test_call_when_an_earlier_clone_is_unproven_then_waits_for_the_proof(how, bu
         again = bench.serve(busy.pid)  # that proof makes room for one of the two
         answers = [bench.final_answer(again), bench.final_answer(waiting)]
         assert sorted(answers, key=bool) == [None, errno.ENOMEM]
-    assert not bench.gate.has_parked
+    assert not bench.gate.parked
     assert bench.memcg.kmem.usage <= 2 * TASK
 
 
@@ -222,7 +222,7 @@ def test_call_when_nothing_is_proven_in_time_then_is_refused_at_its_deadline(bus
     began = time.monotonic()
     waiting = bench.serve(1)
     while bench.answer(waiting) == "waits":
-        assert bench.gate.has_parked
+        assert bench.gate.parked
         assert time.monotonic() - began < 1
         bench.gate.retry_parked()
     assert bench.answer(waiting) == errno.ENOMEM
@@ -239,7 +239,7 @@ def test_parked_call_when_its_caller_dies_then_is_neither_refused_nor_charged(bu
     bench.listener.gone.add(waiting)
     time.sleep(PARK_SECONDS)
     bench.gate.retry_parked()
-    assert not bench.gate.has_parked
+    assert not bench.gate.parked
     assert bench.box.refusals == 0
     assert bench.memcg.kmem.usage == TASK
 
@@ -249,10 +249,10 @@ def test_parked_call_when_its_box_is_over_then_is_forgotten(busy):
     bench.serve(busy.pid)
     bench.box.tickets[busy.pid].last_child = None
     bench.serve(1)
-    assert bench.gate.has_parked
+    assert bench.gate.parked
     bench.gate.forget(bench.listener)
     bench.box.close_books()
-    assert not bench.gate.has_parked
+    assert not bench.gate.parked
     assert bench.memcg.kmem.usage == 0
 
 

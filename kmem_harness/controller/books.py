@@ -141,10 +141,6 @@ class Price:
         self.cases = cases
         self.always = cases[0][1] if len(cases) == 1 and not cases[0][0] else None
 
-    def charges_anything(self) -> bool:
-        """Say whether any call would be charged."""
-        return any(charge.nbytes for _, charge in self.cases)
-
     def choose(self, notification: tuple[int, ...]) -> Charge:
         """Find the charge for the arguments of *notification*. The last case always holds."""
         for tests, charge in self.cases:

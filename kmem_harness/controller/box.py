@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller.books import Books
+from kmem_harness.controller.pricing import Prices
 from kmem_harness.controller.timeline import Timeline
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.interposer.census import comm_of, tgid_of
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kmem_harness.controller.audit import Audit
-    from kmem_harness.controller.books import Charge, Kind, Price
+    from kmem_harness.controller.books import Charge, Kind
     from kmem_harness.controller.injection import Injection
     from kmem_harness.controller.name_part import NamePart
     from kmem_harness.controller.parts import SpacePart, TaskPart
@@ -91,7 +92,7 @@ class Box:
         self.tickets = self.books.tickets
         self.observe = observe
         self.counters = _counters_above(memcg)
-        self.prices: dict[int, Price] = {}
+        self.prices = Prices()
         #: One for the first process, and one for each that entered later and is still there.
         self.listeners: list[Listener] = []
         #: What looks at its processes, from the start on; the rest are parts of it.
@@ -323,7 +324,7 @@ class Box:
         self._forks.clear()
 
     def _mode(self) -> str:
-        if self.faults is not None and not self.prices:
+        if self.faults is not None and not self.prices.names:
             return "inject"  # its calls are failed by rule, and not charged
         return "observe" if self.observe else "enforce"
 
@@ -336,7 +337,7 @@ class Box:
         self.end_audit()
         self.listeners.clear()
         self.events = self.recording = None
-        self.prices = {}  # some tell the box of what they see: it would never be let go
+        self.prices = Prices()  # some tell the box of what they see: it would never be let go
 
 
 def _counters_above(memcg: Memcg) -> tuple[ResourceCounter, ...]:

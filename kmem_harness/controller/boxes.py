@@ -21,7 +21,7 @@ from kmem_harness.controller.handshake import Handshake, Taken
 from kmem_harness.controller.legacy import Legacy, carry_out
 from kmem_harness.controller.loop import HANGUP, READABLE, Loop
 from kmem_harness.controller.native import RuntimeHandshake
-from kmem_harness.controller.pricing import Pricing, add_kinds, make_pricing, read_kinds
+from kmem_harness.controller.pricing import make_prices, read_kinds
 from kmem_harness.controller.recording import RecordingFile
 from kmem_harness.controller.room import is_short
 from kmem_harness.core.errors import ConfigurationError, ShimError
@@ -174,14 +174,13 @@ class Boxes:
         running.bounded = bounded
         path = None
         if filtered:
-            pricing = Pricing()
             if bounded:
-                pricing = make_pricing(kinds, self._architecture, box.table_grows)
-                add_kinds(pricing, kinds, request["kinds"], self._architecture)
-            box.prices = pricing.prices
+                box.prices = make_prices(
+                    kinds, request["kinds"], self._architecture, box.table_grows
+                )
             if box.faults is not None:
-                box.faults.narrow(pricing.only_if)
-            running.plan = self._plan(running, pricing.only_if)
+                box.faults.narrow(box.prices.only_if)
+            running.plan = self._plan(running, box.prices.only_if)
             path = os.path.join(self._directory, f"{name}/shim.sock" if lasting else f"{name}.sock")
             running.handshake = Handshake(
                 self._loop,
@@ -274,8 +273,7 @@ class Boxes:
         injected: frozenset[str] = frozenset() if faults is None else faults.names()
         return FilterPlan(
             architecture=self._architecture,
-            trap=(frozenset(price.name for price in running.box.prices.values()) | injected)
-            - deny.keys(),
+            trap=(running.box.prices.names | injected) - deny.keys(),
             deny=deny,
             # A rule counts every call of a name, whatever narrows what is charged.
             only_if={

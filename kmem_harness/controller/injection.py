@@ -103,7 +103,7 @@ class Injection:
                 "others": others_alive(box.init_pid, self.target),
             }
         narrowed = self._narrowed.get(number)
-        if number in box.prices and (
+        if box.prices.covers(number) and (
             narrowed is None or narrowed.holds(notification[6 + narrowed.arg])
         ):
             return False

@@ -1,12 +1,18 @@
-"""Turn kinds and the table of system calls into prices by number, and into what is to be trapped."""
+"""Turn kinds and the table of system calls into prices by number, and into what is to be trapped.
+
+Boxes with the same kinds share what follows from their names; the rest is made for each call of
+each box when it is first seen, for most never are.
+"""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller.books import Charge, Kind, Price
-from kmem_harness.costs.kinds import Argument, Modelled, charged_syscalls
+from kmem_harness.costs.kinds import Modelled, charged_syscalls
 from kmem_harness.costs.live import PLACED
 from kmem_harness.interposer.filter import Condition
 from kmem_harness.interposer.memory_maps import table_of
@@ -14,29 +20,68 @@ from kmem_harness.interposer.memory_maps import table_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from kmem_harness.costs.kinds import Argument, Case
     from kmem_harness.interposer.syscalls import Architecture
 
-__all__ = ["Pricing", "add_kinds", "families", "make_pricing", "read_kinds"]
+__all__ = ["Prices", "families", "make_prices", "read_kinds"]
 
+_TABLE = "descriptor-table"
 _NEW_DESCRIPTOR = 7  # argument 1 of dup2 and dup3, in a notification
 
 
-@dataclass
-class Pricing:
-    """What each number is charged, and where the trap itself is narrowed."""
+@dataclass(frozen=True)
+class _Tariff:
+    """The calls that are charged, by number, and where the trap itself is narrowed."""
 
-    prices: dict[int, Price] = field(default_factory=dict)
+    calls: dict[int, tuple[str, Modelled]] = field(default_factory=dict)
     only_if: dict[str, Condition] = field(default_factory=dict)
+
+
+class Prices(dict[int, Price]):
+    """What each number is charged in one box; it has only those that were asked for."""
+
+    def __init__(
+        self,
+        tariff: _Tariff | None = None,
+        kinds: Mapping[str, Kind] | None = None,
+        grown: Callable[[int], None] | None = None,
+    ) -> None:
+        """Price the calls of *tariff*; without, none is charged."""
+        super().__init__()
+        self._tariff = tariff or _Tariff()
+        self._kinds = kinds or {}
+        self._grown = grown
+
+    def __missing__(self, number: int) -> Price:
+        name, entry = self._tariff.calls[number]
+        price = self[number] = _price(name, number, entry, self._kinds, self._grown)
+        return price
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The calls that are charged, or else have to be seen."""
+        own = {price.name for price in self.values()}
+        return frozenset(own.union(name for name, _ in self._tariff.calls.values()))
+
+    @property
+    def only_if(self) -> dict[str, Condition]:
+        """Under what condition a call need be seen at all."""
+        return self._tariff.only_if
+
+    def covers(self, number: int) -> bool:
+        """Say whether calls of *number* have to be seen."""
+        return number in self or number in self._tariff.calls
 
 
 def read_kinds(request: Mapping[str, Mapping[str, Any]]) -> dict[str, Kind]:
     """Read the kinds of a control request, as ``LiveKind.request`` gives them."""
     return {
-        name: Kind(
-            name,
+        # Interned: every box has the same names, each time from another packet.
+        sys.intern(name): Kind(
+            sys.intern(name),
             int(cost["nbytes"]),
             int(cost["errno"]),
-            str(cost["errno_name"]),
+            sys.intern(str(cost["errno_name"])),
             int(cost.get("included", 0)),
         )
         for name, cost in request.items()
@@ -52,46 +97,52 @@ def families(kinds: Mapping[str, Kind]) -> dict[str, dict[str, Kind]]:
     }
 
 
-def make_pricing(
-    kinds: Mapping[str, Kind], architecture: Architecture, grown: Callable[[int], None]
-) -> Pricing:
+def make_prices(
+    kinds: Mapping[str, Kind],
+    request: Mapping[str, Mapping[str, Any]],
+    architecture: Architecture,
+    grown: Callable[[int], None],
+) -> Prices:
     """Price every call that makes one of *kinds*; what a call makes besides is not charged.
 
-    *grown* is told each process whose table of descriptors is about to grow.
+    Kinds that *request* says what they are made by are one for each such call. *grown* is told
+    each process whose table of descriptors is about to grow.
     """
     known = dict(kinds)
     for family, placed in families(kinds).items():
         known[family] = max(placed.values(), key=lambda kind: kind.nbytes)
-    pricing = Pricing()
-    for name, entry in charged_syscalls(set(known)).items():
-        number = architecture.numbers.get(name)
-        if number is not None:
-            price = _price(name, number, entry, known, grown)
-            if not (entry.removes or price.charges_anything()):
-                continue
-            pricing.prices[number] = price
-            narrowed = entry.only_if or _only_charged_case(entry, known)
-            if narrowed is not None:
-                pricing.only_if[name] = _condition(narrowed)
-    return pricing
-
-
-def add_kinds(
-    pricing: Pricing,
-    kinds: Mapping[str, Kind],
-    request: Mapping[str, Mapping[str, Any]],
-    architecture: Architecture,
-) -> None:
-    """Price the kinds of *request* that say what they are made by, one for each such call."""
+    costly = frozenset(name for name, kind in known.items() if kind.nbytes)
+    prices = Prices(_tariff(frozenset(known), costly, architecture), known, grown)
     makes: dict[str, dict[Kind, int]] = {}
     for kind, cost in request.items():
         for name in cost.get("made_by", ()):
             makes.setdefault(name, {})[kinds[kind]] = 1
     for name, counts in makes.items():
         number = architecture.numbers.get(name)
-        if number is not None and number not in pricing.prices:
+        if number is not None and not prices.covers(number):
             charge = Charge(name, number, tuple(counts.items()))
-            pricing.prices[number] = Price(name, (((), charge),))
+            prices[number] = Price(name, (((), charge),))
+    return prices
+
+
+@lru_cache(maxsize=8)
+def _tariff(known: frozenset[str], costly: frozenset[str], architecture: Architecture) -> _Tariff:
+    """Find the calls that make one of the kinds *known*, of which only *costly* have a price."""
+    tariff = _Tariff()
+    for name, entry in charged_syscalls(known).items():
+        number = architecture.numbers.get(name)
+        charged = [case for case in entry.cases if costly.intersection(case.makes)]
+        if number is None or not (entry.removes or charged or _TABLE in _made_by(entry)):
+            continue
+        tariff.calls[number] = name, entry
+        narrowed = entry.only_if or _only_charged_case(entry, charged)
+        if narrowed is not None:
+            tariff.only_if[name] = _condition(narrowed)
+    return tariff
+
+
+def _made_by(entry: Modelled) -> set[str]:
+    return {kind for case in entry.cases for kind in case.makes}
 
 
 class _TablePrice(Price):
@@ -102,7 +153,9 @@ class _TablePrice(Price):
 
     __slots__ = ("_grown", "_kind", "_number")
 
-    def __init__(self, name: str, number: int, kind: Kind, grown: Callable[[int], None]) -> None:
+    def __init__(
+        self, name: str, number: int, kind: Kind, grown: Callable[[int], None] | None
+    ) -> None:
         nothing = Charge(name, number, ())
         super().__init__(name, (((), nothing),))
         self.always = None
@@ -110,13 +163,10 @@ class _TablePrice(Price):
         self._number = number
         self._grown = grown
 
-    def charges_anything(self) -> bool:
-        return True
-
     def choose(self, notification: tuple[int, ...]) -> Charge:
         wanted = notification[_NEW_DESCRIPTOR] & 0xFFFFFFFF
         units, pid = table_of(notification[1], wanted)
-        if units:
+        if units and self._grown is not None:
             self._grown(pid)
         parts = ((self._kind, units + units // 2),) if units else ()
         return Charge(self.name, self._number, parts)
@@ -127,13 +177,12 @@ def _price(
     number: int,
     entry: Modelled,
     known: Mapping[str, Kind],
-    grown: Callable[[int], None],
+    grown: Callable[[int], None] | None,
 ) -> Price:
     if entry.removes:
         return Price(name, (((), Charge(name, number, (), removes=True)),))
-    makes = {kind for case in entry.cases for kind in case.makes}
-    if makes == {"descriptor-table"}:
-        return _TablePrice(name, number, known["descriptor-table"], grown)
+    if _made_by(entry) == {_TABLE}:
+        return _TablePrice(name, number, known[_TABLE], grown)
     cases = []
     for case in entry.cases:
         counts: dict[Kind, int] = {}
@@ -152,13 +201,8 @@ def _price(
     return Price(name, tuple(cases))
 
 
-def _only_charged_case(entry: Modelled, known: Mapping[str, Kind]) -> Argument | None:
+def _only_charged_case(entry: Modelled, charged: list[Case]) -> Argument | None:
     """Find the one test under which anything is charged at all."""
-    charged = [
-        case
-        for case in entry.cases
-        if any(kind in known and known[kind].nbytes for kind in case.makes)
-    ]
     if len(charged) == 1 and len(charged[0].when) == 1 and charged[0] is entry.cases[0]:
         return charged[0].when[0]
     return None

@@ -16,7 +16,7 @@ __all__ = ["ARCHITECTURES", "CLONE_THREAD", "Architecture", "native_architecture
 CLONE_THREAD = 0x00010000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # there is one object of each
 class Architecture:
     """One system call ABI: its audit token and the numbers of the calls we care about.
 

@@ -195,7 +195,8 @@ class Box:
         """Wait until the target has ended and nothing of the box is left. Units: seconds.
 
         Raises: TimeoutError, and the box goes on; ControllerDiedError if the box was ended because
-        the controller died; PluginError if it was ended because a plugin failed.
+        the controller died; PluginError if it was ended because a plugin failed; EngineError if
+        it outlived its engine, so that it is not known how it ended.
         """
         status = self.running.wait(timeout)
         self.settle(status)
@@ -204,6 +205,9 @@ class Box:
             raise ControllerDiedError(message)
         if self._hook_failure is not None:
             raise self._hook_failure
+        engine_died = getattr(self.running, "engine_died", None)
+        if engine_died is not None:
+            raise engine_died
         return status
 
     def communicate(self, timeout: float | None = None) -> tuple[Any, Any]:

@@ -48,6 +48,8 @@ def main() -> None:
     try:
         with suppress(InterruptedError):
             loop.run()
+    except MemoryError:
+        sys.exit("kmem-harness: the controller has no memory left, and ends its boxes")
     finally:
         server.end_all()
 

@@ -13,6 +13,7 @@ import struct
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from errno import ETIMEDOUT
 from typing import TYPE_CHECKING
 
 from kmem_harness.controller.loop import OUT_OF_DESCRIPTORS
@@ -91,10 +92,21 @@ class Handshake:
         loop.watch(self._socket.fileno(), self._accept)
 
     def expect(self, pid: int) -> None:
-        """Accept the process *pid* or a child of it; those who came before are judged now."""
+        """Accept the process *pid* or a child of it; those who came before are judged now.
+
+        A shim that does not get that far in time, stopped by somebody, keeps nobody waiting.
+        """
         self._expected = pid
+        self._loop.call_later(TIMEOUT_SECONDS, lambda: self._give_up(pid))
         for peer, peer_pid in list(self._peers.items()):
-            self._greet(peer, peer_pid)
+            if peer in self._trusted:
+                continue
+            joins = self._joins(peer_pid)
+            if joins is None:
+                self.rejected += 1
+                self._drop(peer)
+            else:
+                self._greet(peer, joins=joins)
 
     def hear_out(self) -> None:
         """Hear what a shim said before it died: its box may be over before we come to listen."""
@@ -134,27 +146,31 @@ class Handshake:
             self.rejected += 1
             peer.close()
             return
-        peer.setblocking(False)
         pid, _ = credentials_of(peer)
+        joins = self._joins(pid)
+        if joins is None and self._expected is not None:  # a flood of these costs hardly anything
+            self.rejected += 1
+            peer.close()
+            return
+        peer.setblocking(False)
         if len(self._peers) >= MAX_PEERS:
             self._drop(next(iter(self._peers)))
         self._peers[peer] = pid
         self._loop.watch(peer.fileno(), lambda _: self._hear(peer))
         self._deadlines[peer] = time.monotonic() + TIMEOUT_SECONDS
         self._keep_time()
-        if self._expected is not None or (self._may_join is not None and self._may_join(pid)):
-            self._greet(peer, pid)
+        if joins is not None:
+            self._greet(peer, joins=joins)
 
-    def _greet(self, peer: socket.socket, pid: int) -> None:
-        if peer in self._trusted:
-            return
+    def _joins(self, pid: int) -> bool | None:
+        """Say whether the process *pid* enters a box already up; ``None`` if it may do neither."""
         expected = self._expected
-        announced = expected is not None and (pid == expected or _is_child(pid, expected))
-        if not announced and (self._may_join is None or not self._may_join(pid)):
-            self.rejected += 1
-            self._drop(peer)
-            return
-        self._trusted[peer] = not announced
+        if expected is not None and (pid == expected or _is_child(pid, expected)):
+            return False
+        return True if self._may_join is not None and self._may_join(pid) else None
+
+    def _greet(self, peer: socket.socket, *, joins: bool) -> None:
+        self._trusted[peer] = joins
         with suppress(OSError):
             peer.send(self._offer)  # smaller than any socket buffer
 
@@ -202,6 +218,12 @@ class Handshake:
         if not self._trusted[peer]:
             self._expected = None  # the next start has another pid
         self._drop(peer)
+
+    def _give_up(self, pid: int) -> None:
+        if self._expected == pid and self._socket.fileno() >= 0:
+            self._expected = None
+            message = f"the shim has not handed over its listener for {TIMEOUT_SECONDS:.0f} s"
+            self._done(ShimError(message, step="hand over listener", errno=ETIMEDOUT))
 
     def _keep_time(self) -> None:
         """Have one timer at most, however many peers come and go: a flood makes nothing grow."""

@@ -60,7 +60,9 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
     Raises: ConnectionEndedError at the end; ConfigurationError for a packet that is no such message.
     """
-    body, fds, flags = receive_with_fds(connection, MAX_PACKET)
+    # A buffer for the longest is more than a controller short of memory may have left.
+    size = connection.recv_into(bytearray(1), 1, socket.MSG_PEEK | socket.MSG_TRUNC)
+    body, fds, flags = receive_with_fds(connection, min(size, MAX_PACKET))
     if not body:
         close_all(fds)
         message = "the control connection was closed"

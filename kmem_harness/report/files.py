@@ -42,7 +42,7 @@ def write_whole(path: str, text: str) -> None:
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
-    except OSError:
+    except OSError as error:
         with suppress(FileNotFoundError):
             temporary.unlink()
-        raise
+        raise OSError(error.errno, error.strerror, path) from error  # a full disk names no file

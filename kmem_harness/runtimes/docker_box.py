@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import threading
 import time
 import weakref
@@ -16,6 +17,7 @@ import tenacity
 
 from kmem_harness.core.errors import ShimError, UnsupportedHostError
 from kmem_harness.runtimes import wrapping
+from kmem_harness.runtimes.engine import EngineError
 from kmem_harness.runtimes.followed import Followed
 from kmem_harness.runtimes.labels import KEPT
 from kmem_harness.runtimes.local import SHIM
@@ -44,6 +46,8 @@ _CONFLICT = 409  # HTTP
 _HAS_ENDED = (404, _CONFLICT)
 #: An id as short as the engine's own short form still names one container.
 SHORT_ID = 12
+#: Of a container that outlived its engine, which alone could say how it ended.
+_UNKNOWN = 125
 #: Processes an engine puts into a container for a moment, on the way to what it runs there.
 _ENGINES_OWN = ("runc", "crun", "conmon")
 
@@ -59,6 +63,8 @@ class DockerBox:
         self.container: Any = None
         self.container_id = ""
         self.stdin = self.stdout = self.stderr = None
+        #: Why it is not known how the container ended.
+        self.engine_died: EngineError | None = None
         #: Puts a create request under the shim; it needs the image, which is known then.
         self.rewrite: Callable[[ContainerSpec], None] = lambda _: None
         self._runtime = runtime
@@ -182,7 +188,15 @@ class DockerBox:
             return self._status
         if self._is_held():
             return None
-        state = self._state()
+        try:
+            state = self._state()
+        except requests.exceptions.ConnectionError as error:
+            self.engine_died = EngineError(
+                f"the engine of container {self.container_id[:SHORT_ID]} does not answer any more, "
+                f"so how it ended is not known ({error}); start the engine again"
+            )
+            self._status = ExitStatus.exited(_UNKNOWN)
+            return self._status
         if state.get("Status") in ("exited", "dead") and not state.get("Restarting"):
             self._oom_killed = self._oom_killed or bool(state.get("OOMKilled"))
             self._status = _status(int(state.get("ExitCode") or 0))
@@ -201,6 +215,11 @@ class DockerBox:
         except docker.errors.APIError as error:
             if error.status_code not in _HAS_ENDED:
                 raise
+        except requests.exceptions.ConnectionError:  # the engine is gone: we can do without
+            if self._pidfd < 0 or self._runtime.remote:
+                raise
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
 
     def kill(self) -> None:
         """End the container, and wait for that."""
@@ -241,7 +260,7 @@ class DockerBox:
             return
         try:
             _remove(self.container)
-        except docker.errors.NotFound:
+        except (docker.errors.NotFound, requests.exceptions.ConnectionError):
             self.removed_by_engine()
 
     def keep(self, name: str) -> None:

@@ -10,19 +10,18 @@ import resource
 import signal
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tests.support.descriptors import nr_descriptors
+from tests.chaos.parts import Parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from tests.support.command_line import Parts
 
 __all__ = ["FAULTS", "Fault"]
 
 _OWN_FAILURE = 125
 _KILLED = 128 + signal.SIGKILL
+_ENDED = (_OWN_FAILURE, _KILLED)
 _PAUSE_SECONDS = 0.2
 
 
@@ -30,11 +29,18 @@ _PAUSE_SECONDS = 0.2
 class Fault:
     """Do *inflict* to the parts of a run; it ends with one of *statuses*, its report written."""
 
-    inflict: Callable[[Parts], None]
-    statuses: tuple[int, ...]
+    inflict: Callable[[Any], None]
+    statuses: tuple[int, ...] = (0,)
     reports: bool = True
-    #: Where its events go; a name under /dev, or none.
-    events: str | None = None
+    #: Who suffers where one controller has many boxes: a "box" of them, or "all"; "run": it is not
+    #: for such.
+    whose: str = "all"
+    #: Where its events go: a "file", the "device" or the "disk" that is full, a "pipe".
+    events: str = "file"
+    #: Whether ``top`` looks on.
+    viewed: bool = False
+    #: Whether it comes before the target is executed: *inflict* gets the shim, where it is caught.
+    early: bool = False
 
 
 def _send(part: str, number: int) -> Callable[[Parts], None]:
@@ -42,38 +48,48 @@ def _send(part: str, number: int) -> Callable[[Parts], None]:
 
 
 def _pause(part: str) -> Callable[[Parts], None]:
-    def inflict(parts: Parts) -> None:
-        os.kill(getattr(parts, part), signal.SIGSTOP)
-        time.sleep(_PAUSE_SECONDS)  # the fault itself: so long is it stopped
-        os.kill(getattr(parts, part), signal.SIGCONT)
-
-    return inflict
+    return lambda parts: _pause_process(getattr(parts, part))
 
 
-def _take_descriptors(parts: Parts) -> None:
-    _, hard = resource.prlimit(parts.controller, resource.RLIMIT_NOFILE)
-    few = (nr_descriptors(parts.controller) + 4, hard)
-    resource.prlimit(parts.controller, resource.RLIMIT_NOFILE, few)
+def _pause_process(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(_PAUSE_SECONDS)  # the fault itself: so long is it stopped
+    os.kill(pid, signal.SIGCONT)
 
 
 def _nothing(_: Parts) -> None:
     """Leave it alone: its neighbours are what is tried."""
 
 
-#: A bomb whose time is up ends with 0.
+_KILL, _STOP, _INTERRUPT = signal.SIGKILL, signal.SIGSTOP, signal.SIGINT
+
+#: A load whose time is up ends with 0.
 FAULTS = {
-    "nothing": Fault(_nothing, (0,)),
-    "controller killed": Fault(_send("controller", signal.SIGKILL), (_OWN_FAILURE,)),
-    "controller stopped": Fault(_pause("controller"), (0,)),
-    "guard killed": Fault(_send("guard", signal.SIGKILL), (_OWN_FAILURE, _KILLED)),
-    "guard stopped": Fault(_pause("guard"), (0,)),
-    "init killed": Fault(_send("init", signal.SIGKILL), (_OWN_FAILURE, _KILLED)),
-    "init stopped": Fault(_pause("init"), (0,)),
-    "command line killed": Fault(_send("cli", signal.SIGKILL), (-signal.SIGKILL,), reports=False),
-    "command line stopped": Fault(_pause("cli"), (0,)),
-    "command line interrupted": Fault(
-        _send("cli", signal.SIGINT), (128 + signal.SIGINT, _KILLED, 128 + signal.SIGTERM, 0)
+    "nothing": Fault(_nothing, whose="box"),
+    "controller killed": Fault(_send("controller", _KILL), (_OWN_FAILURE,)),
+    "controller stopped": Fault(_pause("controller")),
+    "guard killed": Fault(_send("guard", _KILL), _ENDED, whose="box"),
+    "guard stopped": Fault(_pause("guard"), whose="box"),
+    "init killed": Fault(_send("init", _KILL), _ENDED, whose="box"),
+    "init stopped": Fault(_pause("init"), whose="box"),
+    "owner killed": Fault(_send("cli", _KILL), (-_KILL,), reports=False),
+    "owner stopped": Fault(_pause("cli")),
+    "owner interrupted": Fault(
+        _send("cli", _INTERRUPT), (128 + _INTERRUPT, _KILLED, 128 + signal.SIGTERM), whose="run"
     ),
-    "disk of the events full": Fault(_nothing, (0,), events="full"),
-    "descriptors taken away": Fault(_take_descriptors, (0,)),
+    "descriptors taken away": Fault(Parts.take_descriptors),
+    # It goes on where it needs no more than it has, and dies of it otherwise.
+    "memory taken away": Fault(lambda parts: parts.take_memory(resource.RLIMIT_AS), (0, *_ENDED)),
+    "heap taken away": Fault(lambda parts: parts.take_memory(resource.RLIMIT_DATA), (0, *_ENDED)),
+    "device of the events full": Fault(_nothing, whose="box", events="device"),
+    "disk of the events full": Fault(_nothing, whose="box", events="disk"),
+    "event reader killed": Fault(_send("reader", _KILL), whose="box", events="pipe"),
+    "event reader stopped": Fault(_send("reader", _STOP), whose="box", events="pipe"),
+    "top killed": Fault(_send("viewer", _KILL), viewed=True),
+    "top stopped": Fault(_send("viewer", _STOP), viewed=True),
+    # Before its filter is taken over, the run fails, and there is nothing to report of.
+    "shim killed": Fault(
+        lambda shim: os.kill(shim, _KILL), _ENDED, reports=False, whose="run", early=True
+    ),
+    "shim stopped": Fault(_pause_process, whose="run", early=True),
 }

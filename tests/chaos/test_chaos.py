@@ -1,140 +1,123 @@
-"""Several bombs at once, each with a fault of its own; then everything is as it was before."""
+"""Ten boxes at once, each with a fault of its own; then everything is as it was before."""
 
 from __future__ import annotations
 
 import os
 import random
-import shutil
 import sys
-import tempfile
-from contextlib import suppress
-from pathlib import Path
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.chaos.faults import FAULTS
-from tests.e2e.conftest import programs
-from tests.support.bombs import bomb_command
-from tests.support.command_line import CommandLine, find_parts
-from tests.support.peak import NamespacePeak, descendants, until
+from tests.chaos.group import Group
+from tests.chaos.run import Run
+from tests.chaos.watched import GONE_SECONDS
+from tests.e2e.conftest import command_line, programs
+from tests.support.leftovers import procfs_mounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.support.command_line import CommandLine
     from tests.support.programs import Programs
 
-__all__ = ["programs"]
+__all__ = ["command_line", "programs"]
 
-STACK = 8192
-LIMIT = 30  # tasks
-NOT_CHARGED = 2  # init and target
-AT_ONCE = 4
-ROUNDS = 125  # of the long form: 500 faults
-GONE_SECONDS = 5.0
-BOMBS = ["tree", "vfork", "threads", "rawclone-mixed"]
+AT_ONCE = 10
+#: Of the long form; fewer at a time, with another seed each, come to the same.
+FAULTS_IN_ALL = int(os.environ.get("KMEM_CHAOS_FAULTS", "500"))
+SHARED = [name for name, fault in FAULTS.items() if fault.whose == "all"]
+OWN = [name for name, fault in FAULTS.items() if fault.whose == "box"]
 
 
-class Run:
-    """One bomb under the command line, with a fault to come."""
-
-    def __init__(self, fault: str, bomb: str, programs: Programs) -> None:
-        """Start it."""
-        self.fault = FAULTS[fault]
-        self.directory = Path(tempfile.mkdtemp(prefix="kmem-chaos-"))
-        self.command_line = CommandLine(self.directory)
-        options = ["--kernel", "v4", "--kmem-limit", str(LIMIT * STACK), "--pids-max", "200"]
-        if self.fault.events:
-            options += ["--events", f"/dev/{self.fault.events}"]
-        # Interrupted as from outside: a terminal would reach all of us.
-        self.process = self.command_line.start(
-            bomb_command(bomb, programs, 1), *options, start_new_session=True
-        )
-        self.parts = find_parts(self.process)
-        where = {"init" if self.parts.has_namespace else "root": self.parts.init}
-        self.watch = NamespacePeak(**where)
-
-    def suffer(self) -> None:
-        """Have the fault, once the bomb burns."""
-        with suppress(TimeoutError):  # a bomb of threads is one process
-            until(lambda: len(descendants(self.parts.init)) > LIMIT / 3, 0.5, "it does not burn")
-        self.family = [self.process.pid, *descendants(self.process.pid)]
-        with suppress(ProcessLookupError):  # on a busy machine the second may be over
-            self.fault.inflict(self.parts)
-
-    def judge(self) -> None:
-        """See that it ended well: within its limit, with its report, and with nothing left."""
-        outcome = self.command_line.finish(self.process)
-        assert self.watch.stop().peak - NOT_CHARGED <= LIMIT
-        assert outcome.status in self.fault.statuses or outcome.status == 0, outcome
-        assert bool(outcome.report) >= self.fault.reports, outcome
-        if outcome.report:
-            kmem = outcome.kmem
-            assert kmem["max_usage"] <= kmem["limit"]
-            assert kmem["usage"] == 0 or outcome.report["controller_died"]
-            lost = outcome.report["events_lost"]
-            assert lost == (outcome.report["refusals"]["total"] if self.fault.events else 0)
-        until(lambda: not any(map(_lives, self.family)), GONE_SECONDS, "processes are left")
-        until(lambda: not self.command_line.leftovers(), GONE_SECONDS, "files are left")
-
-    def clear(self) -> None:
-        """End what a failed judgement may have left."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _lives(pid: int) -> bool:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return False
-
-
-def one_round(faults: list[str], chance: random.Random, programs: Programs) -> None:
-    runs: list[Run] = []
+def one_round(
+    runs: list[Run | Group], command_line: CommandLine
+) -> Iterator[tuple[list[str], float]]:
+    """Have all *runs* suffer at once; give the faults and the seconds to the end of each."""
+    mounts = procfs_mounts()
     try:
-        for fault in faults:
-            runs.append(Run(fault, chance.choice(BOMBS), programs))
-            runs[-1].watch.__enter__()
-        for run in runs:
-            run.suffer()
-        for run in runs:
-            run.judge()
+        with ThreadPoolExecutor(len(runs)) as threads:
+            list(threads.map(lambda run: run.start(), runs))
+            for run in runs:
+                run.begin()
+            list(threads.map(lambda run: run.suffer(), runs))
     finally:
         for run in runs:
             run.clear()
+    assert procfs_mounts() <= mounts
+    after = command_line.run(["sh", "-c", "true & wait"], "--kernel", "v4", "--kmem-limit", "1M")
+    assert after.status == 0
+    assert after.report["kinds"]["task"]["charged"] == 1
+    for run in runs:
+        assert run.seconds <= GONE_SECONDS
+        yield run.faults, run.seconds
 
 
-def _rounds(chance: random.Random) -> Iterator[list[str]]:
-    """Give all faults in turn, shuffled anew each time."""
-    waiting: list[str] = []
+def in_turn(names: list[str], chance: random.Random) -> Iterator[str]:
+    """Give all of them, shuffled anew each time."""
     while True:
-        while len(waiting) < AT_ONCE:
-            waiting += chance.sample(list(FAULTS), len(FAULTS))
-        yield [waiting.pop() for _ in range(AT_ONCE)]
+        yield from chance.sample(names, len(names))
 
 
 @pytest.mark.parametrize(
     "faults",
     [
-        ["controller killed", "nothing", "disk of the events full"],
-        ["command line killed", "controller stopped", "descriptors taken away"],
+        ["controller killed", "nothing", "disk of the events full", "shim killed"],
+        ["owner killed", "controller stopped", "descriptors taken away", "event reader killed"],
+        ["memory taken away", "top stopped", "event reader stopped", "shim stopped"],
     ],
     ids=", ".join,
 )
-def test_bombs_when_each_has_a_fault_then_hold_report_and_leave_nothing(
-    faults: list[str], programs: Programs
+def test_runs_when_each_has_a_fault_then_hold_report_and_leave_nothing(
+    faults: list[str], programs: Programs, command_line: CommandLine
 ) -> None:
-    one_round(faults, random.Random(1), programs)  # noqa: S311 - the same each time
+    chance = random.Random(1)  # noqa: S311 - the same each time
+    runs: list[Run | Group] = [Run(fault, programs, chance) for fault in faults]
+    assert len(list(one_round(runs, command_line))) == len(faults)
+
+
+@pytest.mark.parametrize(
+    ("own", "shared"),
+    [
+        (["guard killed", "nothing", "event reader stopped", "init stopped"], "controller stopped"),
+        (["nothing", "init killed", "disk of the events full"], "owner killed"),
+    ],
+    ids=str,
+)
+def test_boxes_of_one_controller_when_each_has_a_fault_then_hold_report_and_leave_nothing(
+    own: list[str], shared: str, programs: Programs, command_line: CommandLine
+) -> None:
+    chance = random.Random(2)  # noqa: S311
+    (one,) = one_round([Group(own, shared, programs, chance)], command_line)
+    assert one[0] == [*own, shared]
 
 
 @pytest.mark.slow
-def test_bombs_when_five_hundred_faults_come_then_hold_report_and_leave_nothing(
-    programs: Programs,
+def test_boxes_when_five_hundred_faults_come_then_hold_report_and_leave_nothing(
+    programs: Programs, command_line: CommandLine
 ) -> None:
+    """Ten command lines, and then ten boxes of one controller, in turn."""
     seed = int(os.environ.get("KMEM_CHAOS_SEED", "1"))
     chance = random.Random(seed)  # noqa: S311 - to be had again
-    for number, faults in zip(range(ROUNDS), _rounds(chance), strict=False):
-        sys.stderr.write(f"seed {seed}, round {number}: {faults}\n")  # shown if it fails
-        one_round(faults, chance, programs)
+    of_runs, of_boxes = in_turn(list(FAULTS), chance), in_turn(OWN, chance)
+    of_groups = in_turn(SHARED, chance)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    number = 0
+    while sum(map(len, seconds.values())) < FAULTS_IN_ALL:
+        runs: list[Run | Group] = (
+            [Run(next(of_runs), programs, chance) for _ in range(AT_ONCE)]
+            if number % 2 == 0
+            else [
+                Group([next(of_boxes) for _ in range(AT_ONCE)], next(of_groups), programs, chance)
+            ]
+        )
+        sys.stderr.write(f"seed {seed}, round {number}: {[run.faults for run in runs]}\n")
+        for faults, took in one_round(runs, command_line):
+            for fault in faults:
+                seconds[fault].append(took)
+        number += 1
+    for fault, all_took in sorted(seconds.items()):
+        sys.stderr.write(f"{fault}: {len(all_took)} times, the longest end {max(all_took):.2f} s\n")

@@ -194,6 +194,15 @@ def test_expect_when_said_twice_then_is_an_error(announced):
     assert "has its init already" in reply["error"]["message"]
 
 
+@pytest.mark.slow
+def test_expect_when_the_shim_gets_no_further_then_is_told_so_in_time(announced):
+    """A shim that somebody had stopped kept its owner waiting for ever."""
+    assert announced.tell("silent 1") == "kept"
+    reply = announced.control.receive()
+    assert reply["error"]["type"] == "ShimError"
+    assert "has not handed over its listener for 10 s" in reply["error"]["message"]
+
+
 def test_expect_when_init_dies_before_its_shim_was_heard_then_is_told_so(announced):
     announced.process.kill()
     reply = announced.control.receive()

@@ -33,12 +33,19 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def image(engine: Engine) -> Iterator[str]:
-    """Import an image with a static busybox and nothing else."""
+    """Import an image of busybox alone."""
+    # Its own each time: who imports this fixture has another one of the same session.
+    name = f"kmem-test-busybox:{os.getpid()}-{os.urandom(2).hex()}"
+    busybox_image(engine.client, name)
+    yield name
+    engine.client.images.remove(name, force=True)
+
+
+def busybox_image(client: Any, name: str) -> None:
+    """Give an engine an image with a static busybox and nothing else."""
     busybox = shutil.which("busybox")
     if busybox is None:
         cannot_run("no busybox: install busybox-static")
-    # Its own each time: who imports this fixture has another one of the same session.
-    name = f"kmem-test-busybox:{os.getpid()}-{os.urandom(2).hex()}"
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         archive.add(os.path.realpath(busybox), "bin/busybox")
@@ -46,11 +53,9 @@ def image(engine: Engine) -> Iterator[str]:
             link = tarfile.TarInfo(f"bin/{applet}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             archive.addfile(link)
-    engine.client.api.import_image_from_data(
+    client.api.import_image_from_data(
         packed.getvalue(), repository=name, changes=['CMD ["sh", "-c", "echo own command"]']
     )
-    yield name
-    engine.client.images.remove(name, force=True)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from typing import TYPE_CHECKING
 
@@ -150,3 +151,19 @@ def test_run_when_time_is_up_then_box_is_ended_and_report_says_so(
     assert outcome.report["timed_out"]
     assert outcome.report["wall_seconds"] < 10
     assert outcome.kmem["usage"] == 0
+
+
+def test_run_when_the_disk_of_its_report_is_full_then_names_the_report(
+    command_line: CommandLine,
+) -> None:
+    """Files may not grow at all here, which is as good as a full disk, and needs no root."""
+    process = command_line.start(
+        ["true"],
+        *("--kmem-limit", "1M"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+    )
+    outcome = command_line.finish(process)
+    assert outcome.status == 125
+    assert "File too large" in outcome.stderr
+    assert "report-1.json'" in outcome.stderr
+    assert [path.name for path in command_line.directory.iterdir()] == ["run"]

@@ -18,6 +18,7 @@ from kmem_harness import Harness
 from kmem_harness.controller.client import ControllerDiedError
 from tests.harness.forker import PYTHON, TASK, Forker, python
 from tests.support.descriptors import nr_descriptors
+from tests.support.leftovers import lives
 from tests.support.peak import descendants, until
 
 CGROUPS = [Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")]
@@ -195,11 +196,4 @@ def test_owner_when_killed_then_controller_and_boxes_go_too():
         assert int(controller) in family
         owner.kill()
     until(lambda: not Path(directory).exists(), 2, "the directory is left")
-    until(lambda: not any(map(_lives, family)), 2, "processes are left")
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    until(lambda: not any(map(lives, family)), 2, "processes are left")

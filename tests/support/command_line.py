@@ -85,9 +85,10 @@ class CommandLine:
         command: Sequence[str],
         *options: str,
         within: PidsCgroup | WithoutSeccomp | None = None,
+        engine: str | None = None,
         **popen: Any,
     ) -> subprocess.Popen[str]:
-        """Start a run and return at once."""
+        """Start a run and return at once; *engine* is the address of its containers' engine."""
         self._nr_runs += 1
         self._report = self.directory / f"report-{self._nr_runs}.json"
         words = [sys.executable, "-m", "kmem_harness.cli", "run", "--report", str(self._report)]
@@ -98,7 +99,7 @@ class CommandLine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=self._environment(),
+            env={**self.environment(), **({"DOCKER_HOST": engine} if engine else {})},
             **popen,
         )
 
@@ -130,7 +131,8 @@ class CommandLine:
         """List sockets and temporary files that runs have left behind."""
         return sorted(str(path) for path in self.runtime_directory.rglob("*"))
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Give the environment in which runs are started, and in which they are found."""
         python_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         here = str(self.runtime_directory)
         return {
@@ -156,10 +158,10 @@ def find_parts(cli: subprocess.Popen[str]) -> Parts:
             if b"kmem_harness.controller" in b" ".join(words):
                 found["controller"] = pid
             elif words[0].endswith(b"/kmem-init") and b"--" in words:
-                # Guard and init are one program; the guard, as the parent, comes first.
+                # Guard, init and, for a moment, the target are one program; parents come first.
                 found.setdefault("guard", pid)
                 if pid != found["guard"]:
-                    found["init"] = pid
+                    found.setdefault("init", pid)
         return {"controller", "guard", "init"} <= found.keys()
 
     until(look, _PATIENCE_SECONDS, f"no box below process {cli.pid}")

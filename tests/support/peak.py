@@ -1,9 +1,9 @@
 """Measure from outside how many tasks a box really had at once.
 
-Two instruments. ``PidsCgroup`` (root) asks the kernel, which counts exactly; its limit is also the
+Two instruments for tasks. ``PidsCgroup`` (root) asks the kernel, which counts exactly; its limit is also the
 backstop that keeps a bomb from the machine. ``NamespacePeak`` (any user) looks through procfs as
 fast as it can, so a task that lives shorter than one scan may escape it. Neither asks the harness:
-what it believes is what is being tested.
+what it believes is what is being tested. ``Peak`` watches other objects in the same way.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NamespacePeak",
+    "Peak",
     "PeakReading",
     "PidsCgroup",
     "descendants",
@@ -150,28 +151,17 @@ class PeakReading:
         return self.scans / self.seconds if self.seconds else 0.0
 
 
-class NamespacePeak:
-    """Watch a pid namespace, or a process and its descendants, for the most tasks alive at once.
+class Peak:
+    """Watch what *where* holds, as ``scanner.py`` knows *how* to, for the most of it at once."""
 
-    Needs: the user of the box or a privileged one; a namespace needs a procfs mounted in it.
-    """
-
-    def __init__(self, *, init: int | None = None, root: int | None = None) -> None:
-        """Watch the namespace whose first process *init* is, or the tree under *root*."""
-        if (init is None) == (root is None):
-            message = "say either init or root"
-            raise ValueError(message)
-        self._procfs = None if init is None else Path(f"/proc/{init}/root/proc")
-        how = ["tree", str(root)] if init is None else ["namespace", str(self._procfs)]
-        self._command = [sys.executable, "-I", "-S", str(_SCANNER), *how]
+    def __init__(self, how: str, where: str) -> None:
+        """Say what to watch; watching begins on entering."""
+        self._command = [sys.executable, "-I", "-S", str(_SCANNER), how, where]
         self._scanner: subprocess.Popen[str] | None = None
         self._reading: PeakReading | None = None
 
     def __enter__(self) -> Self:
         """Start scanning; the first scan is over when this returns."""
-        if self._procfs is not None:
-            message = f"{self._procfs} is not the procfs of another pid namespace"
-            until(self._is_foreign, 5, message)
         # In a session of its own, so that a scheduler which groups by session does not starve it.
         self._scanner = subprocess.Popen(
             self._command,
@@ -191,6 +181,39 @@ class NamespacePeak:
         """Stop scanning."""
         self.stop()
 
+    def stop(self) -> PeakReading:
+        """Stop scanning and say what was seen; a second call says the same."""
+        if self._reading is None:
+            assert self._scanner is not None
+            out, _ = self._scanner.communicate(timeout=_TEARDOWN_SECONDS)
+            self._reading = PeakReading(**json.loads(out))
+        return self._reading
+
+
+class NamespacePeak(Peak):
+    """Watch a pid namespace, or a process and its descendants, for the most tasks alive at once.
+
+    Needs: the user of the box or a privileged one; a namespace needs a procfs mounted in it.
+    """
+
+    def __init__(self, *, init: int | None = None, root: int | None = None) -> None:
+        """Watch the namespace whose first process *init* is, or the tree under *root*."""
+        if (init is None) == (root is None):
+            message = "say either init or root"
+            raise ValueError(message)
+        self._procfs = None if init is None else Path(f"/proc/{init}/root/proc")
+        if init is None:
+            super().__init__("tree", str(root))
+        else:
+            super().__init__("namespace", str(self._procfs))
+
+    def __enter__(self) -> Self:
+        """Start scanning, once the namespace has a procfs."""
+        if self._procfs is not None:
+            message = f"{self._procfs} is not the procfs of another pid namespace"
+            until(self._is_foreign, 5, message)
+        return super().__enter__()
+
     def _is_foreign(self) -> bool:
         # Until the box has mounted its own, the procfs of the host is there, and full of tasks.
         assert self._procfs is not None
@@ -199,14 +222,6 @@ class NamespacePeak:
         except FileNotFoundError:  # we are not in it
             return True
         return False
-
-    def stop(self) -> PeakReading:
-        """Stop scanning and say what was seen; a second call says the same."""
-        if self._reading is None:
-            assert self._scanner is not None
-            out, _ = self._scanner.communicate(timeout=_TEARDOWN_SECONDS)
-            self._reading = PeakReading(**json.loads(out))
-        return self._reading
 
 
 def descendants(root: int) -> list[int]:

@@ -1,8 +1,9 @@
-"""Count the tasks of a box from outside, over and over at full speed: a program of its own.
+"""Count what there is in a box from outside, over and over at full speed: a program of its own.
 
-Knows procfs; knows nothing of seccomp, cgroups or the harness. Started by ``peak.NamespacePeak``,
-with two arguments: ``namespace PROC_DIRECTORY`` or ``tree PID``. It writes ``ready`` after the
-first scan, scans until its standard input ends, and then writes one line of JSON.
+Knows procfs; knows nothing of seccomp, cgroups or the harness. Started by ``peak.Peak``, with two
+arguments: tasks of a ``namespace PROC_DIRECTORY`` or a ``tree PID``, ``names DIRECTORY`` in it, or
+``pipes PID`` has open. It writes ``ready`` after the first scan, scans until its standard input
+ends, and then writes one line of JSON.
 
 A scan takes time, and tasks that die early in it and tasks born late in it are both seen, although
 they never lived at once. So every task seen in two scans running is alive at the instant between
@@ -36,7 +37,12 @@ _FIRST_DIGIT = frozenset("123456789")
 def main() -> None:
     """Scan until standard input ends, then report."""
     how, where = sys.argv[1:]
-    scan = _namespace_scan(where) if how == "namespace" else _tree_scan(int(where))
+    scan = {
+        "namespace": _namespace_scan,
+        "tree": _tree_scan,
+        "names": lambda directory: lambda: os.listdir(directory),  # noqa: PTH208 - as below
+        "pipes": _pipes_scan,
+    }[how](where)
     gc.disable()
     with suppress(PermissionError):
         os.nice(-20)  # the bomb must not starve the one who measures it; ordinary users go without
@@ -86,13 +92,28 @@ def _namespace_scan(proc: str) -> Callable[[], list[str]]:
     return scan
 
 
-def _tree_scan(root: int) -> Callable[[], list[str]]:
+def _pipes_scan(process: str) -> Callable[[], list[str]]:
+    """List the pipes that one process has open, each once."""
+    os.chdir(f"/proc/{process}/fd")
+
+    def scan() -> list[str]:
+        pipes = set()
+        with suppress(*_GONE):
+            for fd in os.listdir():  # noqa: PTH208
+                with suppress(*_GONE):
+                    pipes.add(os.readlink(fd))  # noqa: PTH115
+        return [name for name in pipes if name.startswith("pipe:")]
+
+    return scan
+
+
+def _tree_scan(root: str) -> Callable[[], list[str]]:
     """List the thread ids of *root* and of all its descendants."""
     os.chdir("/proc")
 
     def scan() -> list[str]:
         tasks = []
-        unread = [str(root)]
+        unread = [root]
         while unread:
             process = unread.pop()
             try:

@@ -2,7 +2,7 @@
 
 ``python -m tests.benchmarks.bench_scale [--boxes N...] [--tasks N...] [--calls N]
 [--scale-json FILE]``.
-It judges nothing; what is promised of growth is said beside the figures.
+What is promised of growth is said beside the figures, with whether it was reached.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from typing import Any
 from kmem_harness import Harness
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
+from tests.benchmarks import show
 from tests.support.programs import Programs, find_compiler, why_no_compiler
 
-BOXES, TASKS, CALLS = (1, 8, 64), (10, 1_000), 20_000
+BOXES, TASKS, CALLS = (1, 8, 64, 512), (10, 1_000), 20_000
 DEPTHS = (1, 2, 4, 8, 16)
 OBJECTS = 1_000_000
 _FIGURES = re.compile(r"(ns|p50|p99|p999)=([0-9.]+)")
+#: Forks that are refused, and the calls of another box that are timed beside them.
+_REFUSED, _BESIDE = 1_000, 2_000
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -88,6 +91,7 @@ def boxes(program: str, count: int, calls: int) -> dict[str, Any]:
 _FILL = """
 import os, signal, sys, time
 made = 0
+nr_refused = int(sys.argv[1])
 try:
     while True:
         if os.fork() == 0:
@@ -96,32 +100,56 @@ try:
 except OSError:
     pass
 took = []
-for _ in range(200):
+print(made, flush=True)
+sys.stdin.readline()
+for _ in range(nr_refused):
     began = time.perf_counter()
     try:
         os.fork() or os._exit(0)
     except OSError:
         took.append(time.perf_counter() - began)
 took.sort()
-print(made, took[len(took) // 2], took[-2], flush=True)
+print(took[len(took) // 2], took[len(took) * 99 // 100], flush=True)
 """
 
 
-def tasks(count: int) -> dict[str, Any]:
-    """Fill a box with *count* tasks, and time forks that are refused, and what a census takes."""
+def tasks(program: str, count: int) -> dict[str, Any]:
+    """Fill a box with *count* tasks, and time forks that are refused, and what a census takes.
+
+    Meanwhile another box makes calls, as it did before there were any refusals.
+    """
     with Harness("v4") as harness:
-        command = [sys.executable, "-I", "-S", "-c", _FILL]
-        with harness.run(command, kmem_limit=count * 8192, stdout=subprocess.PIPE) as box:
-            made, middle, worst = str(box.running.stdout.readline()).strip("b'\\n").split()
+        command = [sys.executable, "-I", "-S", "-c", _FILL, str(_REFUSED)]
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with harness.run(command, kmem_limit=count * 8192, **streams) as box:
+            made = int(box.running.stdout.readline())
+            alone = _calls(harness, program)
+            box.running.stdin.write(b"\n")
+            box.running.stdin.flush()
+            beside = _calls(harness, program)
+            middle, worst = map(float, box.running.stdout.readline().split())
             box.wait(timeout=60)
+            box.running.stdin.close()
             box.running.stdout.close()
             census = box.report()["census"]
     return {
-        "tasks": int(made),
-        "refused_fork_p50_us": round(float(middle) * 1e6, 1),
-        "refused_fork_p99_us": round(float(worst) * 1e6, 1),
+        "tasks": made,
+        "refused_fork_p50_us": round(middle * 1e6, 1),
+        "refused_fork_p99_us": round(worst * 1e6, 1),
+        "alone_p99_us": alone,
+        "other_p99_us": beside,
         "census_us": round(census["seconds"] / max(1, census["count"]) * 1e6, 1),
     }
+
+
+def _calls(harness: Harness, program: str) -> float:
+    """Give the p99 of threads that a box with room makes. Units: microseconds."""
+    command = [program, "thread", str(_BESIDE), "latency"]  # v4 supervises these alone
+    with harness.run(command, kmem_limit="1G", stdout=subprocess.PIPE) as box:
+        text = str(box.running.stdout.read())
+        box.wait(timeout=60)
+        box.running.stdout.close()
+    return round(float(dict(_FIGURES.findall(text))["p99"]) / 1000, 1)
 
 
 def depth(levels: int) -> dict[str, Any]:
@@ -182,18 +210,33 @@ def main(arguments: list[str]) -> int:
     with TemporaryDirectory() as directory:
         program = str(Programs(Path(directory), compiler)["load"])
         Path(directory).chmod(0o755)
-        rows["tasks"] = [tasks(count) for count in options.tasks]
+        rows["tasks"] = [tasks(program, count) for count in options.tasks]
         rows["boxes"] = [boxes(program, count, options.calls) for count in options.boxes]
     for name, each in rows.items():
         for row in each:
             print(f"{name:8} " + "  ".join(f"{key} {value}" for key, value in row.items()))
     if options.scale_json is not None:
         options.scale_json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    if len(rows["boxes"]) > 1:
-        few, many = rows["boxes"][0], rows["boxes"][-1]
-        kept = many["calls_per_second"] / few["calls_per_second"]
-        print(f"{many['boxes']} boxes against {few['boxes']}: {kept:.2f} x the calls, promised 0.8")
+    print(show.bounds(_reached(rows)))
     return 0
+
+
+def _reached(rows: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
+    """Give the figures that something was promised of, by the names of ``BOUNDS``."""
+    boxes = {row["boxes"]: row for row in rows["boxes"]}
+    tasks = {row["tasks"]: row for row in rows["tasks"]}
+    reached: dict[str, float] = {}
+    if 1_000 in tasks:
+        reached["refused p50"] = tasks[1_000]["refused_fork_p50_us"]
+        reached["refused p99"] = tasks[1_000]["refused_fork_p99_us"]
+        reached["other p99"] = tasks[1_000]["other_p99_us"] / tasks[1_000]["alone_p99_us"]
+    if {1, 64} <= boxes.keys():
+        reached["64 boxes"] = boxes[64]["calls_per_second"] / boxes[1]["calls_per_second"]
+    if 512 in boxes:
+        reached["512 memory"] = boxes[512]["controller_kb"]
+        reached["512 each"] = boxes[512]["controller_kb_a_box"]
+        reached["512 start"] = boxes[512]["start_ms_a_box"] * 512 / 1000
+    return reached
 
 
 if __name__ == "__main__":

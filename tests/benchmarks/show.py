@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from tests.benchmarks.loads import LOADS
 from tests.benchmarks.measure import BASE
-from tests.benchmarks.targets import TARGETS
+from tests.benchmarks.targets import BOUNDS, TARGETS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tests.benchmarks.measure import Figures
 
-__all__ = ["picture", "table", "targets"]
+__all__ = ["bounds", "picture", "table", "targets"]
 
 _COLOURS = {"limit": "#2a6fb0", "no limit": "#7fb2dd", "observe": "#7fb2dd", "inject": "#7fb2dd"}
 _FLOOR, _PEER = "#bbbbbb", "#d98a3d"
@@ -42,10 +44,31 @@ def targets(figures: Figures) -> str:
     lines = ["target   reached"]
     for target in TARGETS:
         reached = target.reached(figures)
-        shown = "not measured" if reached is None else f"{reached:6.2f}"
-        mark = "" if reached is None else "held  " if reached <= target.at_most else "MISSED"
-        lines.append(f"{target.at_most:6.2f} {shown:>9} {mark:7} {target.text}")
+        held = None if reached is None else reached <= target.at_most
+        lines += _row(f"{target.at_most:6.2f}", reached, target.text, target.why, held=held)
     return "\n".join(lines)
+
+
+def bounds(reached: Mapping[str, float]) -> str:
+    """Draw the bounds that were measured, by their names, in the same way."""
+    lines = ["  target   reached"]
+    for name, figure in reached.items():
+        bound = BOUNDS[name]
+        text = f"{bound.text}, {bound.unit}"
+        lines += _row(f"{bound.at_most:8g}", figure, text, bound.why, held=bound.holds(figure))
+    return "\n".join(lines)
+
+
+def _row(
+    target: str, reached: float | None, text: str, why: str, *, held: bool | None
+) -> list[str]:
+    shown = "not measured" if reached is None else f"{reached:6.2f}"
+    mark = "" if held is None else "held  " if held else "MISSED"
+    lines = [f"{target} {shown:>9} {mark:7} {text}"]
+    if held is False and why:
+        indent = " " * 25
+        lines.append(textwrap.fill(why, 110, initial_indent=indent, subsequent_indent=indent))
+    return lines
 
 
 def picture(figures: Figures, path: Path) -> None:

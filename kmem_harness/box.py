@@ -6,7 +6,7 @@ import threading
 import time
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kmem_harness.controller.client import ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError, ShimError
@@ -29,8 +29,7 @@ __all__ = ["Box", "RefusalCard", "Session"]
 REPORT_VERSION = 1
 
 
-@dataclass(frozen=True)
-class Session:
+class Session(NamedTuple):
     """What all boxes of one harness share."""
 
     controller: Connection

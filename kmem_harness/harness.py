@@ -6,19 +6,16 @@ import itertools
 import os
 import threading
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from kmem_harness.box import Box, RefusalCard, Session
 from kmem_harness.controller.client import Controller, ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
-from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.releases import check_profile_name
 from kmem_harness.core.sizes import UNLIMITED
-from kmem_harness.costs.added import added_kinds
 from kmem_harness.costs.kinds import check_kinds
 from kmem_harness.costs.live import LiveKind, live_kinds, makers, only_kinds
 from kmem_harness.costs.table import load_costs
-from kmem_harness.faults.rule import parse_rules
 from kmem_harness.handles import TRACK_ONLY, Counter, MemcgHandle, make_memcg, set_limits
 from kmem_harness.hooks import Hooks, PluginError
 from kmem_harness.runtimes.local import LocalRuntime
@@ -69,7 +66,7 @@ class Harness:
 
         Raises: ConfigurationError, UnsupportedHostError, PluginError; nothing is left running then.
         """
-        self.kernel = profile_named(kernel).name
+        self.kernel = check_profile_name(kernel)
         self.docker_listener = check_listener(docker_listener)
         self._costs = load_costs(costs or kernel)
         if self._costs.kernel != kernel:
@@ -334,7 +331,11 @@ class Harness:
         """Price each kind of object; what was not chosen costs nothing, and is not trapped."""
         priced = self._ask_prices(live_kinds(self._costs))
         offers = self.hooks.call("kmem_cost_kinds", kernel=self.kernel)
-        added = added_kinds(offers, priced) if offers else {}
+        added: dict[str, dict[str, Any]] = {}
+        if offers:
+            from kmem_harness.costs.added import added_kinds  # noqa: PLC0415 - plugins' alone
+
+            added = added_kinds(offers, priced)
         if added and chosen is not None and not isinstance(chosen, str):
             ours = [name for name in chosen if name not in added]
             added = {name: kind for name, kind in added.items() if name in chosen}
@@ -347,6 +348,8 @@ class Harness:
         """Read fault rules, those among them that plugins have a name for. Raises: FaultRuleError."""
         if not faults:
             return []
+        from kmem_harness.faults.rule import parse_rules  # noqa: PLC0415 - only if there are any
+
         return [rule.text for rule in parse_rules(faults, self.hooks.fault_rules())]
 
     def _ask_prices(self, kinds: dict[str, LiveKind]) -> dict[str, LiveKind]:
@@ -370,7 +373,7 @@ class Harness:
                 )
             asked[made] = max(nbytes, asked.get(made, 0))
         return {
-            name: replace(kind, nbytes=asked.get(name, kind.nbytes)) for name, kind in kinds.items()
+            name: kind._replace(nbytes=asked.get(name, kind.nbytes)) for name, kind in kinds.items()
         }
 
 

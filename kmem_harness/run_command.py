@@ -11,12 +11,11 @@ import sys
 import textwrap
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kmem_harness.controller.client import Controller, ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
-from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.releases import check_profile_name
 from kmem_harness.core.sizes import UNLIMITED, format_size
 
 if TYPE_CHECKING:
@@ -31,8 +30,7 @@ _OWN_FAILURE = 125
 _GRACE_SECONDS = {signal.SIGINT: 2.0, signal.SIGTERM: 10.0, signal.SIGHUP: 2.0, signal.SIGQUIT: 2.0}
 
 
-@dataclass(frozen=True)
-class RunOptions:
+class RunOptions(NamedTuple):
     """The options of ``kmem-harness run``, as given."""
 
     kmem_limit: str | None
@@ -96,7 +94,7 @@ def run_command(command: Sequence[str], options: RunOptions) -> int:
 def _harness(options: RunOptions, stack: ExitStack) -> Harness:
     controller: str | Controller | None = options.controller
     if controller is None:
-        controller = Controller(profile_named(options.kernel).name)
+        controller = Controller(check_profile_name(options.kernel))
         stack.callback(controller.close)
     # It starts while we import what we need: half of the time of a short run.
     from kmem_harness.harness import Harness  # noqa: PLC0415 - see above

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from kmem_harness.controller import protocol
 from kmem_harness.controller.client import start_process
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
-from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.releases import check_profile_name
 
 if TYPE_CHECKING:
     import subprocess
@@ -135,7 +135,7 @@ def _open_session(
     try:
         request, fds = protocol.receive(connection)
         protocol.close_all(fds)
-        kernel = profile_named(str(request.get("kernel"))).name
+        kernel = check_profile_name(str(request.get("kernel")))
         here = f"{path}.{os.urandom(4).hex()}"  # its own: what is swept is what we made
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         owner = os.pidfd_open(_CREDENTIALS.unpack(peer)[0])

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kmem_harness.core.profiles import PROFILE_NAMES, KernelProfile, profile_named
+from kmem_harness.core.profiles import KernelProfile, profile_named
+from kmem_harness.core.releases import PROFILE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,16 +10,11 @@ from dataclasses import dataclass, replace
 
 from kmem_harness.core.activation import Activation, AlwaysAccounts, OptIn
 from kmem_harness.core.charging import Charging, PageCounterCharging, ResCounterCharging
-from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.core.gfp import Gfp, Situation
 from kmem_harness.core.limit_text import PAGE, IntegerSyntax, LimitSyntax
+from kmem_harness.core.releases import check_profile_name
 
-__all__ = [
-    "DEFAULT_PROFILE",
-    "PROFILE_NAMES",
-    "KernelProfile",
-    "profile_named",
-]
+__all__ = ["KernelProfile", "profile_named"]
 
 
 @dataclass(frozen=True)
@@ -191,8 +186,6 @@ _5_10 = KernelProfile(
 )
 
 _PROFILES = {profile.name: profile for profile in (_V4, _3_8, _3_12, _5_10)}
-PROFILE_NAMES = tuple(_PROFILES)
-DEFAULT_PROFILE = "5.10"
 
 
 def profile_named(name: str) -> KernelProfile:
@@ -200,8 +193,4 @@ def profile_named(name: str) -> KernelProfile:
 
     Raises: ConfigurationError for a name that is not in PROFILE_NAMES.
     """
-    try:
-        return _PROFILES[name]
-    except KeyError:
-        message = f"unknown kernel profile {name!r}. Known profiles: {', '.join(PROFILE_NAMES)}."
-        raise ConfigurationError(message) from None
+    return _PROFILES[check_profile_name(name)]

@@ -62,8 +62,7 @@ class Argument(NamedTuple):
         return (word & self.mask) != 0 if self.value is None else (word & self.mask) == self.value
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """What a call makes if every test of ``when`` holds: one entry of ``makes`` for each object.
 
     ``copies_memory``: and the caller's address space once more.
@@ -96,8 +95,7 @@ class Partial(Modelled):
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class PassedThrough:
+class PassedThrough(NamedTuple):
     """A call that makes kernel objects which are not charged, and why."""
 
     reason: str

@@ -7,8 +7,7 @@ apart from the file that is opened with it.
 from __future__ import annotations
 
 import errno
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kmem_harness.costs.kinds import DIRECTORY, INODE, SYSCALL_KINDS, Modelled
 
@@ -28,8 +27,7 @@ PLACED = {
 _FOUND = {"task": "exec", "vma": "page-table"}
 
 
-@dataclass(frozen=True)
-class LiveKind:
+class LiveKind(NamedTuple):
     """What one object costs, and what making one fails with.
 
     :param included: so many in each process are part of its task's price.
@@ -42,7 +40,7 @@ class LiveKind:
 
     def request(self) -> dict[str, Any]:
         """Give it as a control request carries it."""
-        return asdict(self)
+        return self._asdict()
 
 
 def live_kinds(table: CostTable) -> dict[str, LiveKind]:
@@ -83,7 +81,7 @@ def only_kinds(kinds: Mapping[str, LiveKind], chosen: Container[str]) -> dict[st
     }
     names.update(found for kind, found in _FOUND.items() if kind in chosen)
     return {
-        name: replace(kind, nbytes=kind.nbytes if name in chosen or name in names else 0)
+        name: kind._replace(nbytes=kind.nbytes if name in chosen or name in names else 0)
         for name, kind in kinds.items()
         if name in chosen or name in names or name in ("task", "thread")
     }

@@ -11,10 +11,10 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from kmem_harness.core.errors import ConfigurationError
-from kmem_harness.core.profiles import PROFILE_NAMES
+from kmem_harness.core.releases import PROFILE_NAMES
 
 # The standard library has had it since 3.11; tomli is the same parser for 3.10.
 _toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -62,8 +62,7 @@ _SOURCES: dict[str, type[Source]] = {
 }
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One allocation of an object: its bytes, its errno if refused, and when it is freed.
 
     :param every: how many objects share it, as a page table serves many pages.

@@ -8,7 +8,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import ConfigurationError
-from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.releases import check_profile_name
 from kmem_harness.experiments.model import PLACEHOLDER
 from kmem_harness.experiments.units import check_units
 from kmem_harness.faults.rule import parse_rules
@@ -29,7 +29,7 @@ _GIVEN = {"seed", "repeat", "port", "directory"}
 
 def check(experiment: Experiment) -> None:
     """Find out what no run could do, before any is started. Raises: ConfigurationError."""
-    profile_named(experiment.kernel)
+    check_profile_name(experiment.kernel)
     if not experiment.boxes:
         raise ConfigurationError("no box: write [box.NAME] with a command or an image")
     names = [box.name for box in experiment.boxes]

@@ -63,9 +63,9 @@ def docker_listener(given: str, _base: Path) -> str:
 
 def kernel(given: str, _base: Path) -> str:
     """Read the name of a kernel profile."""
-    from kmem_harness.core.profiles import profile_named
+    from kmem_harness.core.releases import check_profile_name
 
-    return profile_named(given).name
+    return check_profile_name(given)
 
 
 def runtime(given: str, _base: Path) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kmem_harness.core.errors import ConfigurationError
-from kmem_harness.core.profiles import PROFILE_NAMES, KernelProfile, profile_named
+from kmem_harness.core.profiles import KernelProfile, profile_named
+from kmem_harness.core.releases import PROFILE_NAMES
 from kmem_harness.replay.workloads import WORKLOADS, Workload, workload_named
 
 __all__ = ["NotATraceError", "Trace", "TraceError", "load_trace", "run_lists"]

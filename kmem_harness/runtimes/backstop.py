@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kmem_harness.core.errors import UnsupportedHostError
 
 __all__ = ["Backstop", "make_backstop"]
 
 
-@dataclass(frozen=True)
-class Backstop:
+class Backstop(NamedTuple):
     """A hard bound: a pids cgroup of its own, or RLIMIT_NPROC. Units: tasks."""
 
     cgroup: str | None = None

@@ -12,7 +12,8 @@ import sys
 import time
 import tracemalloc
 
-from kmem_harness.core.profiles import PROFILE_NAMES, profile_named
+from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.releases import PROFILE_NAMES
 from kmem_harness.core.tree import MemcgTree
 
 CHARGE_TARGET_US = 1.0

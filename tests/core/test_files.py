@@ -9,7 +9,8 @@ import pytest
 from kmem_harness.core.errors import AccountingError
 from kmem_harness.core.files import modes
 from kmem_harness.core.gfp import GFP_KERNEL, Gfp, Situation
-from kmem_harness.core.profiles import PROFILE_NAMES, profile_named
+from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.releases import PROFILE_NAMES
 from kmem_harness.core.tree import MemcgTree
 from tests.core.bench import KMEM, PAGE, USER, Lab, fails, k, r
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kmem_harness.core.kernel_table import markdown_table
-from kmem_harness.core.profiles import PROFILE_NAMES
+from kmem_harness.core.releases import PROFILE_NAMES
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- kernel-profiles:begin -->", "<!-- kernel-profiles:end -->"

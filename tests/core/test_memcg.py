@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmem_harness.core.profiles import PROFILE_NAMES, profile_named
+from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.releases import PROFILE_NAMES
 from kmem_harness.core.tree import MemcgTree
 
 SIZES = st.integers(0, 40)
@@ -52,3 +53,8 @@ def test_short_way_when_taken_then_is_the_whole_way_and_else_changes_nothing(
         assert twin.try_charge(nbytes) is None
         before = figures(twin)
     assert figures(memcg) == before
+
+
+@pytest.mark.parametrize("name", PROFILE_NAMES)
+def test_profile_when_named_then_has_that_name(name):
+    assert profile_named(name).name == name

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from kmem_harness.core.errors import ConfigurationError
-from kmem_harness.core.profiles import PROFILE_NAMES, profile_named
+from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.releases import PROFILE_NAMES
 from kmem_harness.core.sizes import UNLIMITED, format_size, parse_size
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kmem_harness.core.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_NOFS, Gfp
-from kmem_harness.core.profiles import PROFILE_NAMES, profile_named
+from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.releases import PROFILE_NAMES
 from kmem_harness.core.tree import MemcgTree
 from tests.core.slow_model import PAGE, UNLIMITED, Model
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kmem_harness.core.errors import ConfigurationError
-from kmem_harness.core.profiles import PROFILE_NAMES, profile_named
+from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.releases import PROFILE_NAMES
 from kmem_harness.costs.table import Assumed, Documented, Measured, load_costs
 
 GOOD = """\

@@ -6,7 +6,8 @@ import errno
 
 import pytest
 
-from kmem_harness.core.profiles import PROFILE_NAMES, profile_named
+from kmem_harness.core.profiles import profile_named
+from kmem_harness.core.releases import PROFILE_NAMES
 from kmem_harness.costs.table import load_costs
 from kmem_harness.replay import workloads
 from kmem_harness.replay.machine import DEAD, KILLED, OK, Machine

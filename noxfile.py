@@ -59,6 +59,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Feed every reader, ten million inputs in all unless told otherwise: ``-- --inputs N --seed S``."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.fuzz", *(session.posargs or ["--inputs", "10000000"]))
+
+
+@nox.session
 def shim(session: nox.Session) -> None:
     """Compile the C for both machines with every warning an error, and start what this one can."""
     session.install(*(one for one in EXTRAS["test"] if one.startswith(("hatchling", "ziglang"))))

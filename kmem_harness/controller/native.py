@@ -109,7 +109,7 @@ class RuntimeHandshake:
         peer.fds += fds
         try:
             state = json.loads(peer.body.rstrip(b"\0"))
-        except ValueError:
+        except (ValueError, RecursionError):
             if not body:  # crun goes without a word if the start has failed
                 self._drop(connection)
             elif len(peer.body) > _MAX_STATE:
@@ -143,5 +143,5 @@ def _said(state: Any) -> tuple[int, bool] | None:
     """
     try:
         return int(state["pid"]), state["state"]["status"] == "running"
-    except (LookupError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, OverflowError):
         return None

@@ -112,7 +112,7 @@ def describe_error(error: Exception) -> dict[str, Any]:
 
 def error_from(described: dict[str, Any]) -> Exception:
     """Rebuild the exception that :func:`describe_error` described."""
-    kind, message = described.get("type", ""), described.get("message", "")
+    kind, message = str(described.get("type")), described.get("message", "")
     if kind == "OSError":
         return OSError(described.get("errno"), message)
     if kind == "UnsupportedHostError":

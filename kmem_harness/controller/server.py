@@ -36,6 +36,12 @@ _SURVEYED_AT_ONCE = 64
 #: Connections at once, besides the owner's. One that never asked anything makes room for another.
 MAX_CLIENTS = 256
 _BACKLOG = 64
+#: Every memcg knows all above it: what a level costs grows with its depth.
+_DEEPEST = 256
+_MALFORMED = (
+    *(LookupError, TypeError, ValueError, AttributeError, OverflowError),
+    RecursionError,  # what could just be read may be too deep to be looked at
+)
 
 
 class Server:
@@ -170,8 +176,10 @@ class Server:
             reply = self._answer(connection, request, fds, respond)
         except (KmemHarnessError, OSError) as error:
             reply = {"error": protocol.describe_error(error)}
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            message = f"control request {request.get('op')!r} is malformed: {error!r}"
+        except _MALFORMED as error:
+            operation = request.get("op")
+            named = repr(operation) if isinstance(operation, str) else "of no name"
+            message = f"control request {named} is malformed: {error!r}"
             reply = {"error": protocol.describe_error(ConfigurationError(message))}
         finally:
             protocol.close_all(fds)
@@ -181,7 +189,7 @@ class Server:
     def _reply(self, connection: socket.socket, reply: dict[str, Any]) -> None:
         try:
             protocol.send(connection, reply)
-        except OSError:  # it is gone, or it asks without reading: it is cut off
+        except (OSError, RecursionError):  # it is gone; asks without reading; nests too deeply
             self._end(connection)
 
     def _end(self, connection: socket.socket) -> None:
@@ -242,6 +250,9 @@ class Server:
     def _make(self, request: dict[str, Any]) -> dict[str, Any]:
         """Make a memcg, with those above it if asked; then one that is there already is kept."""
         path = str(request["path"])
+        if path.count("/") > _DEEPEST:
+            message = f"memcg {path[:80]!r}... lies over {_DEEPEST} deep; take fewer levels"
+            raise ConfigurationError(message)
         if request.get("parents"):
             parts = [part for part in path.split("/") if part]
             for depth in range(1, len(parts) + 1):
@@ -356,6 +367,8 @@ class Server:
 
 
 def _and_all_below(memcg: Memcg) -> Iterator[Memcg]:
-    yield memcg
-    for child in memcg.children.values():
-        yield from _and_all_below(child)
+    waiting = [memcg]
+    while waiting:
+        one = waiting.pop()
+        yield one
+        waiting += one.children.values()

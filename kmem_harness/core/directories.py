@@ -59,7 +59,7 @@ def _split(tree: MemcgTree, path: str, dots: dict[str, int]) -> tuple[Memcg, str
 
 def _check_length(tree: MemcgTree, name: str, path: str) -> None:
     most = tree.profile.name_max
-    if len(name.encode()) > most:
+    if len(name.encode(errors="replace")) > most:
         why = f"a name has at most {most} bytes"
         raise kernel_error(errno.ENAMETOOLONG, why, rule=_RULE, file=path)
 

@@ -26,7 +26,7 @@ __all__ = ["ControlFile", "OpenFile", "find_file", "has", "modes", "modes_in", "
 _MOVE_MASK = 3
 _MAX_SWAPPINESS = 100
 _MAX_AGENT = 4095
-_STANDARD_ERROR = 2
+_STANDARD_FILES = ("", "1", "2")
 _DIRECTORY_MODE = 0o755
 
 
@@ -66,7 +66,7 @@ class OpenFile:
         if profile.ignores_empty_writes:
             if not text:
                 return
-            if len(text.encode()) > profile.limit_text.max_nbytes:
+            if len(text.encode(errors="replace")) > profile.limit_text.max_nbytes:
                 why = "longer than one page"
                 raise kernel_error(errno.E2BIG, why, rule="K17", file=self._name, value=text)
         if self._file.write is None:
@@ -101,7 +101,7 @@ def _memsw(memcg: Memcg) -> ResourceCounter:
 def _parse_limit(memcg: Memcg, name: str, text: str, *, root_may: bool = False) -> int:
     """Check and read a limit in the order of K17: length, root, syntax."""
     syntax = memcg.tree.profile.limit_text
-    if memcg.is_root and not root_may and len(text.encode()) <= syntax.max_nbytes:
+    if memcg.is_root and not root_may and len(text.encode(errors="replace")) <= syntax.max_nbytes:
         raise kernel_error(errno.EINVAL, "the root has no limit", rule="K66", file=name, value=text)
     return syntax.parse(text, name)
 
@@ -255,7 +255,7 @@ def _read_release_agent(memcg: Memcg) -> str:
 
 def _write_release_agent(memcg: Memcg, name: str, text: str) -> None:
     """Keep the path of an agent that nobody here would start."""
-    if len(text.encode()) > _MAX_AGENT:
+    if len(text.encode(errors="replace")) > _MAX_AGENT:
         why = "longer than a path can be"
         raise kernel_error(errno.E2BIG, why, rule="K17", file=name, value=text)
     memcg.tree.release_agent = text.partition("\0")[0].strip(" \t\n\v\f\r")
@@ -280,7 +280,7 @@ def _write_tasks(memcg: Memcg, name: str, text: str) -> None:
 def _write_event_control(_memcg: Memcg, name: str, text: str) -> None:
     """Refuse: nobody's descriptors are ours to watch, and kmem has no thresholds (K101)."""
     match = re.match(r"([0-9]*) ([0-9]*)( |$)", text.strip(" \t\n\v\f\r"))
-    is_open = match is not None and int(match[1] or "0") <= _STANDARD_ERROR
+    is_open = match is not None and match[1].lstrip("0") in _STANDARD_FILES
     # Whoever writes has its standard files open, and none of them is an eventfd.
     number = errno.EBADF if match is not None and not is_open else errno.EINVAL
     raise kernel_error(number, "no such descriptors", rule="K101", file=name, value=text)

@@ -65,7 +65,7 @@ class LimitSyntax:
 
         Raises: OSError E2BIG, EINVAL.
         """
-        if len(text.encode()) > self.max_nbytes:
+        if len(text.encode(errors="replace")) > self.max_nbytes:
             why = f"at most {self.max_nbytes} bytes are taken"
             raise kernel_error(errno.E2BIG, why, rule="K17", file=file, value=text)
         body = _as_the_kernel_sees(text)
@@ -116,7 +116,7 @@ class IntegerSyntax:
 
         Raises: OSError E2BIG, EINVAL, ERANGE.
         """
-        if len(text.encode()) > self.max_nbytes:
+        if len(text.encode(errors="replace")) > self.max_nbytes:
             why = f"at most {self.max_nbytes} bytes are taken"
             raise kernel_error(errno.E2BIG, why, rule="K27", file=file, value=text)
         if not self.strict and not text:

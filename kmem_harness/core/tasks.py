@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Process", "TaskTable", "parse_pid"]
 
 _PID = re.compile(r"[+]?(0[xX][0-9a-fA-F]+|[0-9]+)")
+_LONGEST = 10  # digits of the largest
 _INT_MAX = (1 << 31) - 1
 
 
@@ -127,7 +128,7 @@ def parse_pid(text: str, file: str) -> int:
         if digits[:2] in {"0x", "0X"}:
             number = int(digits, 16)
         elif digits[0] != "0":
-            number = int(digits)
+            number = int(digits) if len(digits) <= _LONGEST else -1
         elif set(digits) <= set("01234567"):
             number = int(digits, 8)
         else:

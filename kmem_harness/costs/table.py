@@ -32,6 +32,7 @@ __all__ = [
 
 FREED = ("now", "rcu", "early", "cache", "fs", "kept")
 HELD_BY = ("descriptor", "child", "address-space", "nothing")
+_LARGEST = (1 << 63) - 1
 STUCK = "STUCK"
 """What a part's errno says where the kernel retries a page fault for ever instead of failing."""
 
@@ -135,7 +136,7 @@ def load_costs(name_or_path: str) -> CostTable:
         raise ConfigurationError(message) from error
     try:
         data = _toml.loads(text)
-    except _toml.TOMLDecodeError as error:
+    except (_toml.TOMLDecodeError, RecursionError) as error:
         message = f"{path}: not TOML: {error}"
         raise ConfigurationError(message) from error
     return _Reader(str(path), text).table(data)
@@ -247,8 +248,8 @@ class _Reader:
         self, entry: dict[str, Any], key: str, table: str, default: int | None = None
     ) -> int:
         value = entry.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            self._fail(table, key, f"a whole number of at least 0, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
+            self._fail(table, key, f"a whole number from 0 to {_LARGEST}, not {value!r}")
         return int(value)
 
     def _choice(

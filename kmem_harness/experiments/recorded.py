@@ -37,10 +37,10 @@ class Recorded:
         self.whole = False
         #: Charges that could not be written. Known after reading.
         self.lost = 0
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             first = file.readline()
         head: Any = None
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             head = json.loads(first)
         if not isinstance(head, dict) or head.get("event") != "recording.began":
             raise ConfigurationError(
@@ -72,7 +72,7 @@ class Recorded:
         Raises: ConfigurationError naming the first line that cannot be read.
         """
         width = _FIXED + len(self.memcgs)
-        with open(self.path, encoding="utf-8") as file:
+        with open(self.path, encoding="utf-8", errors="replace") as file:
             number = 1
             next(file)
             while lines := list(islice(file, _BATCH)):
@@ -89,7 +89,7 @@ class Recorded:
     def _parse(self, lines: list[str], before: int) -> list[Any]:
         try:
             rows: list[Any] = json.loads(f"[{','.join(lines)}]")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             offset = next((at for at, line in enumerate(lines) if not _is_json(line)), 0)
             where = f"{self.path}:{before + offset + 1}"
             raise ConfigurationError(f"{where}: not JSON, so this is no recording") from error
@@ -100,13 +100,15 @@ class Recorded:
         if not isinstance(event, dict) or "event" not in event:
             return False
         if event["event"] == "recording.ended":
-            self.whole = True
-            self.lost = int(event["lost"])
+            lost = event.get("lost")
+            self.whole = type(lost) is int
+            self.lost = lost if type(lost) is int else 0
+            return self.whole
         return True
 
 
 def _is_json(line: str) -> bool:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         json.loads(line)
         return True
     return False

@@ -6,13 +6,13 @@ import json
 import os
 import sqlite3
 import zlib
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from typing_extensions import Self
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["STORE_VERSION", "Store"]
 
 STORE_VERSION = 1
+#: What reading a file shows that SQLite takes and that we have not written.
+_DAMAGED = (sqlite3.DatabaseError, zlib.error, TypeError, ValueError, RecursionError)
 _TABLES = """
 CREATE TABLE about (version INTEGER, name TEXT, digest TEXT, experiment TEXT);
 CREATE TABLE runs (
@@ -50,15 +52,11 @@ class Store:
             raise ConfigurationError(f"{path}: no results there; run the experiment first")
         self._database = sqlite3.connect(path, isolation_level=None)
         try:
-            # A killed run leaves whole rows; after a power cut the last ones may be made again.
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._open(experiment)
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise ConfigurationError(
-                f"{path}: not results of ours: {error}; name another folder with -o"
-            ) from error
+            with self._reading():
+                # A killed run leaves whole rows; after a power cut the last may be made again.
+                self._database.execute("PRAGMA journal_mode=WAL")
+                self._database.execute("PRAGMA synchronous=NORMAL")
+                self._open(experiment)
         except BaseException:
             self.close()
             raise
@@ -78,20 +76,23 @@ class Store:
     @property
     def experiment(self) -> dict[str, Any]:
         """The experiment as it was run."""
-        (text,) = self._database.execute("SELECT experiment FROM about").fetchone()
-        shape: dict[str, Any] = json.loads(text)
-        return shape
+        with self._reading():
+            (text,) = self._database.execute("SELECT experiment FROM about").fetchone()
+            shape: dict[str, Any] = json.loads(text)
+            return shape
 
     def outcomes(self) -> dict[str, dict[str, Any]]:
         """Give all runs by key, in the order they were stored, without their reports."""
-        rows = self._database.execute("SELECT key, outcome FROM runs ORDER BY rowid")
-        return {key: json.loads(text) for key, text in rows}
+        with self._reading():
+            rows = self._database.execute("SELECT key, outcome FROM runs ORDER BY rowid")
+            return {key: json.loads(text) for key, text in rows}
 
     def reports(self, key: str) -> dict[str, Any]:
         """Give the reports of one run's boxes, by box."""
-        (blob,) = self._database.execute("SELECT reports FROM runs WHERE key=?", (key,)).fetchone()
-        found: dict[str, Any] = json.loads(zlib.decompress(blob))
-        return found
+        with self._reading():
+            row = self._database.execute("SELECT reports FROM runs WHERE key=?", (key,)).fetchone()
+            found: dict[str, Any] = json.loads(zlib.decompress(row[0]))
+            return found
 
     def add(self, outcome: Mapping[str, Any], reports: Mapping[str, Any]) -> bool:
         """Store one run; false if it is there already, and then that one stays."""
@@ -111,6 +112,19 @@ class Store:
             )
         ) as cursor:
             return cursor.rowcount == 1
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Say of a file that cannot be read that it is none of ours. Raises: ConfigurationError."""
+        try:
+            yield
+        except _DAMAGED as error:
+            if isinstance(error, ConfigurationError):
+                raise
+            raise ConfigurationError(
+                f"{self.path}: not results of ours, or damaged: {error}; "
+                "name another folder with -o"
+            ) from error
 
     def _open(self, experiment: Experiment | None) -> None:
         there = self._database.execute(

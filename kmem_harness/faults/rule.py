@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FaultRuleError", "Rule", "expand", "parse_rule", "parse_rules"]
 
-_WHEN = re.compile(r"(?P<first>\d+)(\.\.(?P<last>\d+))?(?P<plus>\+(?P<step>\d*))?")
-_TIME = re.compile(r"(?P<number>\d+(\.\d+)?)(?P<unit>us|ms|s|)")
+_WHOLE = re.compile(r"[0-9]{1,18}")
+_WHEN = re.compile(
+    r"(?P<first>[0-9]{1,18})(\.\.(?P<last>[0-9]{1,18}))?(?P<plus>\+(?P<step>[0-9]{0,18}))?"
+)
+_TIME = re.compile(r"(?P<number>[0-9]{1,18}(\.[0-9]{1,18})?)(?P<unit>us|ms|s|)")
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "": 1e-6}  # strace's own default: microseconds
 _MAX_DELAY_SECONDS = 60.0
 _MAX_ERRNO = 4095
@@ -209,7 +212,7 @@ class _Reader:
         readers[name](value)
 
     def _error(self, value: str) -> None:
-        if value.isdigit() and 0 < int(value) <= _MAX_ERRNO:
+        if _WHOLE.fullmatch(value) and 0 < int(value) <= _MAX_ERRNO:
             self._fields["error"] = int(value)
             return
         number = getattr(errno, value, None) if value.startswith("E") else None
@@ -241,7 +244,7 @@ class _Reader:
         self._fields["kinds"] = frozenset(wanted)
 
     def _comm(self, value: str) -> None:
-        if len(value.encode()) > 15:  # noqa: PLR2004 - TASK_COMM_LEN - 1
+        if len(value.encode(errors="replace")) > 15:  # noqa: PLR2004 - TASK_COMM_LEN - 1
             self._fail("the kernel keeps 15 bytes of a name", f"write comm={value[:15]}")
         self._fields["comm"] = value
 
@@ -258,8 +261,8 @@ class _Reader:
         self._fields["prob"] = prob
 
     def _seed(self, value: str) -> None:
-        if not value.isdigit():
-            self._fail("a seed is a whole number from 0 on", "write seed=1")
+        if not _WHOLE.fullmatch(value):
+            self._fail("a seed is a whole number from 0 on, of at most 18 digits", "write seed=1")
         self._fields["seed"] = int(value)
 
     def _then(self, value: str) -> None:

@@ -83,7 +83,7 @@ class SweepState:
                 "name another file, or remove this one"
             )
         for line in lines[1:]:
-            with suppress(AttributeError, KeyError, TypeError):
+            with suppress(AttributeError, KeyError, TypeError, ValueError, OverflowError):
                 kept = _parsed(line)
                 key = str(kept.pop("mode")), int(kept.pop("number"))
                 self._kept[key] = Outcome.from_dict(kept)
@@ -97,5 +97,5 @@ def _line(mode: str, number: int, outcome: Outcome) -> dict[str, Any]:
 def _parsed(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -10,6 +10,8 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 
+from kmem_harness.interposer.processes import read_file
+
 __all__ = [
     "Entrant",
     "entrants",
@@ -90,13 +92,14 @@ def _namespace(pid: int) -> str:
     return os.readlink(f"/proc/{pid}/ns/pid")
 
 
-def _status(pid: int) -> str:
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
-        return status.read()
+def _status(pid: int) -> list[str]:
+    """Read a process's status line by line: in its name the kernel escapes newlines, and no more."""
+    text = read_file(f"/proc/{pid}/status").decode("utf-8", "replace")
+    return text.split("\n")
 
 
-def _field(status: str, name: str, default: str) -> str:
-    for line in status.splitlines():
+def _field(status: list[str], name: str, default: str) -> str:
+    for line in status:
         if line.startswith(f"{name}:"):
             return line.partition(":")[2].strip()
     return default

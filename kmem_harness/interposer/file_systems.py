@@ -7,10 +7,15 @@ changes nothing. Others may use the same file system: only differences mean anyt
 from __future__ import annotations
 
 import os
+import re
 import select
 from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["FileSystems"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["FileSystems", "Mount", "read_mounts"]
 
 #: They have no inodes that last, or keep them elsewhere.
 _PASSED = frozenset(
@@ -42,6 +47,17 @@ _ANSWERED_ELSEWHERE = frozenset(
     ["9p", "afs", "ceph", "cifs", "coda", "fuse", "fuseblk", "ncpfs", "nfs", "nfs4", "smb3"]
 )
 _TMPFS = frozenset({"tmpfs", "devtmpfs"})
+#: How blanks and backslashes in names are written.
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
+
+
+class Mount(NamedTuple):
+    """One line of mountinfo; ``where`` as the process sees it."""
+
+    device: str
+    where: bytes
+    kind: str
+    read_only: bool
 
 
 class FileSystems:
@@ -102,18 +118,14 @@ class FileSystems:
         systems: dict[str, tuple[str, str]] = {}
         disks: set[tuple[int, ...]] = set()
         self.silent = set()
-        for line in text.decode("utf-8", "surrogateescape").splitlines():
-            mount, _, system = line.partition(" - ")
-            _, _, device, _, where, options, *_ = mount.split(" ")
-            kind, _, flags = system.split(" ")[:3]
-            if kind in _PASSED or device in systems:
-                continue
-            if "ro" in options.split(",") or "ro" in flags.split(","):
+        for mount in read_mounts(text):
+            device, kind = mount.device, mount.kind
+            if kind in _PASSED or device in systems or mount.read_only:
                 continue
             if kind.partition(".")[0] in _ANSWERED_ELSEWHERE:
                 self.silent.add(kind)
                 continue
-            path = self._root + _unescape(where)
+            path = self._root + os.fsdecode(mount.where)
             try:
                 figures = os.statvfs(path)
             except OSError:  # behind something the box itself could not pass
@@ -131,8 +143,18 @@ class FileSystems:
         self._systems = systems
 
 
-def _unescape(text: str) -> str:
-    """Undo the octal escapes of blanks in mountinfo."""
-    for escape, byte in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(escape, byte)
-    return text
+def read_mounts(text: bytes) -> Iterator[Mount]:
+    """Read what mountinfo says. Of the names in it only newlines are sure to be escaped.
+
+    Source: fs/proc_namespace.c, show_mountinfo: a blank, a tab, a newline and a backslash are.
+    """
+    for line in text.split(b"\n")[:-1]:
+        mount, _, system = line.partition(b" - ")
+        _, _, device, _, where, options, *_ = mount.split(b" ")
+        kind, _, flags = system.split(b" ")[:3]
+        yield Mount(
+            device.decode("ascii"),
+            _ESCAPED.sub(lambda match: bytes((int(match[1], 8),)), where),
+            os.fsdecode(kind),
+            read_only=b"ro" in options.split(b",") or b"ro" in flags.split(b","),
+        )

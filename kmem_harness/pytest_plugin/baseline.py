@@ -21,6 +21,7 @@ __all__ = ["BASELINE", "check_increase", "read_baseline", "update_baseline"]
 #: max_usage in bytes, by test.
 BASELINE: pytest.StashKey[dict[str, int]] = pytest.StashKey()
 _VERSION = 1
+_NO_BASELINE = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
 
 
 def read_baseline(settings: Settings) -> dict[str, int]:
@@ -84,11 +85,11 @@ def _parse(path: str) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if content["version"] != _VERSION:
-            raise ValueError(f"version {content['version']!r}, not {_VERSION}")  # noqa: TRY301
+            raise ValueError(f"version {content['version']!r}, not {_VERSION}")
         for row in content["tests"].values():
             int(row["max_usage"])
         str(content["kernel"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (*_NO_BASELINE, RecursionError) as error:
         message = f"{path!r} is not a baseline of kmem-harness: {error!r}"
         raise pytest.UsageError(message) from error
     except OSError as error:

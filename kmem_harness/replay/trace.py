@@ -112,7 +112,7 @@ def load_trace(path: str) -> Trace:
     except OSError as error:
         message = f"{path}: {error.strerror}"
         raise TraceError(message) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         message = f"{path}: not JSON: {error}"
         raise TraceError(message) from error
     return _Checker(path).trace(data)

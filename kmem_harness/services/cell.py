@@ -7,6 +7,7 @@ is done in threads.
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import json
 import os
@@ -30,6 +31,21 @@ _PROGRAM = os.path.join(os.path.dirname(__file__), "inside.py")
 _PACKET = 200_000
 #: Its init and the program inside, beside the tasks of the service.
 _OWN_TASKS = 2
+#: What the program inside says, and what each of it has: a service may have taken it over.
+_EVENTS: dict[str, dict[str, type]] = {
+    "executed": {"pid": int},
+    "exited": {"pid": int},
+    "failed": {"pid": int, "step": str, "reason": str},
+    "empty": {},
+    "notify": {"pid": int, "text": str},
+}
+_ANSWERS: dict[str, dict[str, type]] = {
+    "spawn": {"pid": int},
+    "watch": {"alive": bool},
+    "signal": {"count": int},
+    "list": {"pids": list, "own": list},
+}
+_MAY_HAVE = {"code": int, "signal": int, "core": int}
 
 
 class CellLostError(KmemHarnessError):
@@ -109,8 +125,11 @@ class Cell:
             raise CellLostError("its box has ended") from error
         finally:
             self._answers.pop(serial, None)
-        if got.get("errno"):
+        if got.get("errno") in errno.errorcode:
             raise OSError(got["errno"], os.strerror(got["errno"]))
+        if not _fits(got, _ANSWERS[op]):
+            self._distrust()
+            raise CellLostError("what answers in its box is not our program")
         return got
 
     async def kill(self) -> None:
@@ -141,13 +160,22 @@ class Cell:
             if not packet:
                 asyncio.get_running_loop().remove_reader(self._link.fileno())
                 return
-            message = json.loads(packet)
+            message = _read(packet)
+            if message is None:
+                self._distrust()
+                return
             if "serial" in message:
                 answer = self._answers.get(message["serial"])
                 if answer is not None and not answer.done():
                     answer.set_result(message)
             else:
                 self._on_event(message)
+
+    def _distrust(self) -> None:
+        """Hear nothing more of a box in which something else speaks for our program."""
+        asyncio.get_running_loop().remove_reader(self._link.fileno())
+        self._forget()
+        self._on_event({"event": "lost"})
 
     def _ended(self) -> None:
         """Learn that the box is over, whether we asked for it or not."""
@@ -164,3 +192,24 @@ class Cell:
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(CellLostError("its box has ended"))
+
+
+def _read(packet: bytes) -> dict[str, Any] | None:
+    """Read what came out of a box; ``None`` if our program does not say such things."""
+    try:
+        message = json.loads(packet)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(message, dict):
+        return None
+    if "serial" in message:
+        return message if type(message["serial"]) is int else None
+    event = message.get("event")
+    return message if isinstance(event, str) and _fits(message, _EVENTS.get(event)) else None
+
+
+def _fits(message: dict[str, Any], wanted: dict[str, type] | None) -> bool:
+    if wanted is None:
+        return False
+    may_have = {key: kind for key, kind in _MAY_HAVE.items() if key in message}
+    return all(type(message.get(key)) is kind for key, kind in (wanted | may_have).items())

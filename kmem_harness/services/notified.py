@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.services.processes import Processes, now
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from kmem_harness.services.unit import Unit
 
 __all__ = ["Notified", "notify_access"]
+
+_WHOLE = re.compile(r"[0-9]{1,18}")
 
 
 def notify_access(unit: Unit) -> str:
@@ -54,7 +57,7 @@ class Notified(Processes):
         if access != "all" and not is_main and not (access == "exec" and known):
             self._owner.say(f"sd_notify of process {sender} ignored: NotifyAccess={access}")
             return
-        for line in text.splitlines():
+        for line in text.split("\n"):
             name, _, value = line.partition("=")
             if name in _NOTIFICATIONS:
                 _NOTIFICATIONS[name](self, value)
@@ -73,9 +76,10 @@ class Notified(Processes):
         self._owner.status_text = value
 
     def _notify_main_pid(self, value: str) -> None:
-        if value.isdigit() and int(value) > 0:
+        if _WHOLE.fullmatch(value) and int(value) > 0:
             task = asyncio.ensure_future(self._adopt(int(value)))
-            task.add_done_callback(lambda done: done.exception())  # a box that is lost says so
+            # A box that is lost says so itself.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _notify_watchdog(self, value: str) -> None:
         self._watchdog_fed = True
@@ -85,12 +89,12 @@ class Notified(Processes):
             self._watchdog_due = now() + self._watchdog
 
     def _notify_watchdog_usec(self, value: str) -> None:
-        if value.isdigit():
+        if _WHOLE.fullmatch(value):
             self._watchdog = int(value) / 1e6 or math.inf
             self._notify_watchdog("1")
 
     def _notify_extend(self, value: str) -> None:
-        if value.isdigit():
+        if _WHOLE.fullmatch(value):
             self._deadline = max(self._deadline, now() + int(value) / 1e6)
 
 

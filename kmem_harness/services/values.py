@@ -53,6 +53,7 @@ _PERCENT = re.compile(r"(\d+(?:\.\d{1,2})?)%", re.ASCII)
 _HUNDRED = 100
 _PAGE = 4096
 _LARGEST_EXIT = 255
+_LARGEST = (1 << 63) - 1
 #: Names of exit statuses. Source: exit-status.c of systemd 252.
 _EXIT_NAMES = {
     name: int(number)
@@ -171,7 +172,13 @@ def parse_memory(text: str) -> int:
             f"{text!r} is not a size; write bytes, or with K, M, G or T as in 8M, a percentage, "
             "or infinity"
         )
-    return int(float(match[1]) * _SIZE_UNITS[match[2]])
+    return _whole(float(match[1]) * _SIZE_UNITS[match[2]], text)
+
+
+def _whole(number: float, text: str) -> int:
+    if number > _LARGEST:
+        raise ValueError(f"{text!r} is over {_LARGEST}; write infinity for no limit")
+    return int(number)
 
 
 def parse_tasks(text: str) -> int:
@@ -296,7 +303,7 @@ def parse_limit(text: str) -> tuple[int, int]:
             continue
         match = _SIZE.fullmatch(part)
         if match is None:
-            numbers.append(int(parse_seconds(part)))
+            numbers.append(_whole(parse_seconds(part), text))
         else:
-            numbers.append(int(float(match[1]) * _SIZE_UNITS[match[2]]))
+            numbers.append(_whole(float(match[1]) * _SIZE_UNITS[match[2]], text))
     return numbers[0], numbers[1]

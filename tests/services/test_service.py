@@ -389,3 +389,40 @@ def test_limits_when_set_then_the_process_has_them(stage):
         script,
     )
     assert stage.lines("a.service") == ["100", "200", "0027", "15"]
+
+
+#: Sends a word through each socket that our program in the box has: one of them is its link to us.
+USURPER = """
+import ctypes, os, socket
+libc = ctypes.CDLL(None)
+parent = libc.syscall(434, os.getppid(), 0)
+for number in range(3, 64):
+    copy = libc.syscall(438, parent, number, 0)
+    if copy >= 0:
+        try:
+            socket.socket(fileno=copy).send(b'[[["serial"')
+            print("sent", flush=True)
+        except OSError:
+            pass
+"""
+
+
+def test_service_when_it_speaks_for_our_program_in_its_box_then_it_is_ended_and_all_else_goes_on(
+    stage,
+):
+    """It was not heard, and nobody said so: the service was taken to have ended well."""
+    (stage.folder / "usurper.py").write_text(USURPER)
+    units = {
+        "a.service": "ExecStart=/usr/bin/env python3 %Y/usurper.py\n",
+        "b.service": "ExecStart=/bin/sleep 60\n",
+    }
+
+    async def script(stage):
+        await stage.until_state("b.service", "running")
+        await stage.until(lambda: stage.manager.members["a.service"].state.value != "running")
+
+    found = stage.play(units, script)
+    assert found["b.service"]["result"] == "success"
+    if "sent" not in stage.lines("a.service"):
+        pytest.skip("a process may not have its parent's descriptors here")
+    assert found["a.service"]["result"] == "signal"

@@ -24,14 +24,13 @@ from kmem_harness.controller.native import RuntimeHandshake
 from kmem_harness.controller.pricing import make_prices, read_kinds
 from kmem_harness.controller.recording import RecordingFile
 from kmem_harness.controller.room import is_short
+from kmem_harness.controller.running import Running
 from kmem_harness.core.errors import ConfigurationError, ShimError
 from kmem_harness.interposer.census import DescendantCensus, NamespaceCensus
 from kmem_harness.interposer.entrants import (
-    entrants,
     filters_of,
     newcomer,
     pid_inside,
-    shares_pid_namespace,
 )
 from kmem_harness.interposer.filter import (
     FALLBACK_FLAGS,
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     from kmem_harness.core.memcg import Memcg
     from kmem_harness.interposer.listener import Listener
 
-__all__ = ["Boxes", "memcg_report"]
+__all__ = ["Boxes"]
 
 #: A parked call is looked at again this often.
 _TICK_SECONDS = 0.001
@@ -76,34 +75,6 @@ _DENIED_WITHOUT_NAMESPACE = dict.fromkeys(
 _ONLY_IF = {"kill": Condition(arg=0, equal=-1)}  # kill(-1): everyone we may signal
 
 
-class _Running:
-    """One box: its account, and the way to its processes."""
-
-    def __init__(self, box: Box, isolation: str, *, filtered: bool, lasting: bool) -> None:
-        self.box = box
-        self.isolation = isolation
-        self.filtered = filtered
-        #: Whether its calls are charged, so that limits bind it.
-        self.bounded = filtered
-        #: Whether it is a container: started again and entered as its engine likes.
-        self.lasting = lasting
-        self.handshake: Handshake | RuntimeHandshake | None = None
-        self.plan: FilterPlan | None = None
-        #: Told once the box is under its filter, or why it never will be.
-        self.when_started: list[Callable[[ShimError | None], None]] = []
-        self.init_pidfd = -1
-        self.target_pidfd = -1
-        self.filter_flags = 0
-        #: How many filters bind whoever is under ours.
-        self.filters = 0
-        #: Processes that were made outside, and so are not charged: pids as the box numbers them.
-        self.outsiders: set[str] = set()
-        #: pidfds of those that joined.
-        self.joined: set[int] = set()
-        self.legacy: Legacy | None = None
-        self.when_over: Callable[[], None] | None = None
-
-
 class Boxes:
     """All boxes of one controller."""
 
@@ -113,7 +84,7 @@ class Boxes:
         """Make the sockets of boxes in *directory*; give each card to *on_refusal*."""
         self._loop = loop
         self._directory = directory
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
         self._on_refusal = on_refusal
         self._gate = Gate(self.all, on_refusal)
         self._ticking = False
@@ -170,7 +141,7 @@ class Boxes:
                 "give a limit, or observe"
             )
         lasting = bool(request.get("lasting"))
-        running = _Running(box, str(request["isolation"]), filtered=filtered, lasting=lasting)
+        running = Running(box, str(request["isolation"]), filtered=filtered, lasting=lasting)
         running.bounded = bounded
         path = None
         if filtered:
@@ -187,7 +158,7 @@ class Boxes:
                 path,
                 offer(running.plan),
                 lambda taken: self._taken(running, taken),
-                (lambda pid: self._may_join(running, pid)) if lasting else None,
+                running.may_join if lasting else None,
             )
             _write_events(box, fds, record=bool(request.get("record")))
         self._running[name] = running
@@ -260,7 +231,7 @@ class Boxes:
         self._loop.watch(running.init_pidfd, lambda _: self._init_died(running))
         running.handshake.expect(pid)
 
-    def _plan(self, running: _Running, narrowed: dict[str, Condition]) -> FilterPlan:
+    def _plan(self, running: Running, narrowed: dict[str, Condition]) -> FilterPlan:
         deny = dict(_ALWAYS_DENIED)
         if running.isolation == "none":
             deny |= _DENIED_WITHOUT_NAMESPACE
@@ -281,7 +252,7 @@ class Boxes:
             },
         )
 
-    def _taken_from_runtime(self, running: _Running, taken: Taken) -> bool:
+    def _taken_from_runtime(self, running: Running, taken: Taken) -> bool:
         """Put a listener to work that a container's runtime has installed."""
         if not taken.joined:
             self._end_of_run(running)
@@ -290,7 +261,7 @@ class Boxes:
                 running.init_pidfd = os.pidfd_open(taken.peer_pid)
         return self._taken(running, taken)
 
-    def _taken(self, running: _Running, taken: Taken | ShimError) -> bool:
+    def _taken(self, running: Running, taken: Taken | ShimError) -> bool:
         """Put a listener to work; say whether its shim may go on."""
         if isinstance(taken, ShimError):
             self._started(running, taken)
@@ -300,7 +271,7 @@ class Boxes:
             if taken.joined:
                 pid = taken.peer_pid or newcomer(box.init_pid, running.outsiders)
                 if pid:  # else it is gone again
-                    self._let_join(running, pid)
+                    running.let_join(pid, self._loop)
             else:
                 self._begin_audit(running, taken.peer_pid)
         except OSError as error:  # it died already, or we may not look at it
@@ -325,7 +296,7 @@ class Boxes:
             self._started(running, None)
         return True
 
-    def _begin_audit(self, running: _Running, target: int) -> None:
+    def _begin_audit(self, running: Running, target: int) -> None:
         """See what there is to look at, before the target makes anything. Raises: OSError."""
         box = running.box
         if running.isolation != "none":
@@ -346,43 +317,13 @@ class Boxes:
         )
         self._follow(box)
 
-    def _may_join(self, running: _Running, pid: int) -> bool:
-        """Say whether a process that nobody announced is an exec into this container.
-
-        Whoever came from inside is under our filter, and no process ever loses one.
-        """
-        if not running.box.listeners or running.box.ending:
-            return False
-        with suppress(OSError):
-            return 0 <= filters_of(pid) < running.filters and shares_pid_namespace(
-                pid, running.box.init_pid
-            )
-        return False
-
-    def _let_join(self, running: _Running, pid: int) -> None:
-        inside = pid_inside(pid)
-        pidfd = os.pidfd_open(pid)
-
-        def died(_: int) -> None:
-            running.outsiders.discard(inside)  # its number may be given out again
-            self._forget_joined(running, pidfd)
-
-        running.outsiders.add(inside)
-        running.joined.add(pidfd)
-        self._loop.watch(pidfd, died)
-
-    def _forget_joined(self, running: _Running, pidfd: int) -> None:
-        running.joined.discard(pidfd)
-        self._loop.forget(pidfd)
-        os.close(pidfd)
-
-    def _init_died(self, running: _Running) -> None:
+    def _init_died(self, running: Running) -> None:
         if isinstance(running.handshake, Handshake):
             running.handshake.hear_out()
         message = f"box {running.box.name} ended before its command was started"
         self._started(running, ShimError(message, step="start", errno=errno.ESRCH))
 
-    def _started(self, running: _Running, failure: ShimError | None) -> None:
+    def _started(self, running: Running, failure: ShimError | None) -> None:
         answers, running.when_started = running.when_started, []
         if answers:
             self._loop.forget(running.init_pidfd)
@@ -391,7 +332,7 @@ class Boxes:
 
     # -- running ---------------------------------------------------------------------------
 
-    def _notified(self, running: _Running, listener: Listener, events: int) -> None:
+    def _notified(self, running: Running, listener: Listener, events: int) -> None:
         if events & READABLE:
             self._gate.serve(running.box, listener)
             if self._gate.parked and not self._ticking:
@@ -441,12 +382,12 @@ class Boxes:
             pause = max(_FAULTS_SECONDS, (time.monotonic() - began) * _FAULTS_REST)
             self._loop.call_later(pause, lambda: self._follow(box))
 
-    def _target_died(self, running: _Running) -> None:
+    def _target_died(self, running: Running) -> None:
         """Let nothing new be made: a box ends with its first process."""
         running.box.ending = True
         self._stop_watching_target(running)
 
-    def _last_task_gone(self, running: _Running, listener: Listener) -> None:
+    def _last_task_gone(self, running: Running, listener: Listener) -> None:
         box = running.box
         self._let_go(box, listener)
         if not box.listeners:
@@ -460,7 +401,7 @@ class Boxes:
         box.listeners.remove(listener)
         listener.close()
 
-    def _end_of_run(self, running: _Running) -> None:
+    def _end_of_run(self, running: Running) -> None:
         """Put away what belongs to one start of a container, before the next or for good."""
         box = running.box
         for listener in list(box.listeners):
@@ -470,7 +411,7 @@ class Boxes:
         self._init_died(running)
         self._stop_watching_target(running)
         for pidfd in list(running.joined):
-            self._forget_joined(running, pidfd)
+            running.forget_joined(pidfd, self._loop)
         if running.init_pidfd >= 0:
             os.close(running.init_pidfd)
             running.init_pidfd = -1
@@ -483,7 +424,7 @@ class Boxes:
         """Say how a box is doing, after a census."""
         running = self._running[name]
         self._gate.take_census(running.box.memcg.kmem)
-        return _description(running)
+        return running.describe()
 
     def finish(
         self, name: str, answer: Callable[[dict[str, Any]], None], *, keep: bool = False
@@ -493,7 +434,7 @@ class Boxes:
         With *keep* it stays open: a container may be started again.
         """
         running = self._running[name]
-        close = _description if keep else self._close
+        close = Running.describe if keep else self._close
         if not running.box.listeners:
             answer(close(running))
             return
@@ -513,15 +454,7 @@ class Boxes:
 
     def entrants(self, name: str) -> list[dict[str, Any]]:
         """List the processes in a container that are under no filter of ours."""
-        running = self._running[name]
-        if not running.box.listeners:
-            return []
-        return [
-            {"pid": one.pid, "inside": one.inside, "comm": one.comm}
-            for one in entrants(running.box.init_pid, running.filters)
-            # The target of an init of the engine's is the first to join.
-            if str(one.inside) not in running.outsiders
-        ]
+        return self._running[name].entrants()
 
     def end_all(self) -> None:
         """Kill every box: the owner is gone."""
@@ -535,12 +468,12 @@ class Boxes:
             self._close(running)
         carry_out(legacies)
 
-    def _close(self, running: _Running) -> dict[str, Any]:
+    def _close(self, running: Running) -> dict[str, Any]:
         box = running.box
         if box.listeners:
             # The last task did not let go in time: say what is there before it is written off.
             box.take_final_census()
-        described = _description(running)
+        described = running.describe()
         self._end_of_run(running)
         if running.handshake is not None:
             running.handshake.close()
@@ -549,7 +482,7 @@ class Boxes:
         self._running.pop(box.name, None)
         return described
 
-    def _stop_watching_target(self, running: _Running) -> None:
+    def _stop_watching_target(self, running: Running) -> None:
         if running.target_pidfd >= 0:
             self._loop.forget(running.target_pidfd)
             os.close(running.target_pidfd)
@@ -562,34 +495,6 @@ def _write_events(box: Box, fds: list[int], *, record: bool) -> None:
         box.events = box.recording = RecordingFile(os.dup(fds[0]), box)
     elif fds:
         box.events = EventFile(os.dup(fds[0]))
-
-
-def memcg_report(memcg: Memcg) -> dict[str, Any]:
-    """Give the report's ``memcg``. Units: bytes; a limit of -1 is none."""
-    return {
-        "path": memcg.path,
-        "kmem": _counter_report(memcg.kmem),
-        "memory": _counter_report(memcg.memory),
-    }
-
-
-def _description(running: _Running) -> dict[str, Any]:
-    box = running.box
-    return {
-        "filtered": running.filtered,
-        "filter_flags": running.filter_flags,
-        "rejected_handshakes": running.handshake.rejected if running.handshake else 0,
-        "report": {**box.report(), "memcg": memcg_report(box.memcg)},
-    }
-
-
-def _counter_report(counter: ResourceCounter) -> dict[str, int]:
-    return {
-        "limit": -1 if counter.unlimited else counter.limit,
-        "usage": counter.usage,
-        "max_usage": counter.max_usage,
-        "failcnt": counter.failcnt,
-    }
 
 
 def _not_handed_over(name: str) -> ShimError:

@@ -12,12 +12,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller import protocol
-from kmem_harness.controller.boxes import Boxes, memcg_report
+from kmem_harness.controller.boxes import Boxes
 from kmem_harness.controller.legacy import Legacy
 from kmem_harness.controller.live_tasks import TASK_FILES, refuse_move, show_tasks
 from kmem_harness.controller.loop import OUT_OF_DESCRIPTORS, READABLE, Loop
 from kmem_harness.controller.peers import credentials_of, is_within
 from kmem_harness.controller.room import is_scarce
+from kmem_harness.controller.running import memcg_report
 from kmem_harness.core import files
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
 

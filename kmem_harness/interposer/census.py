@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from kmem_harness.interposer.stillness import Stillness
 from kmem_harness.interposer.syscalls import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "DescendantCensus",
@@ -42,6 +46,10 @@ _CLONES = frozenset(
 )
 
 
+#: With fewer, a count costs no more than to ask whether it is needed.
+_WORTH_ASKING = 50
+
+
 @dataclass(frozen=True)
 class Tasks:
     """Live tasks, unreaped ones included, that were created inside a box."""
@@ -63,6 +71,33 @@ class TaskCensus(Protocol):
         """Let go of what the census holds open."""
 
 
+class _Kept:
+    """The last count of a census, for as long as no task of the host is made or ends."""
+
+    def __init__(self) -> None:
+        self._stillness: Stillness | None = None
+        self._asked: tuple[object, ...] = ()
+        self._tasks = Tasks(0, 0)
+
+    def count(self, count: Callable[[], Tasks], *asked: object) -> Tasks:
+        """Give the last count, if it would be the same again and was *asked* in the same way."""
+        stillness = self._stillness
+        if stillness is not None:
+            if asked == self._asked and stillness.lasts():
+                return self._tasks
+            stillness.about_to_look()
+        self._tasks, self._asked = count(), asked
+        if stillness is not None:
+            stillness.looked()
+        elif self._tasks.processes > _WORTH_ASKING:
+            self._stillness = Stillness()
+        return self._tasks
+
+    def close(self) -> None:
+        if self._stillness is not None:
+            self._stillness.close()
+
+
 class NamespaceCensus:
     """Count through the procfs of a box's pid namespace.
 
@@ -78,12 +113,18 @@ class NamespaceCensus:
         """
         self._proc = os.open(f"/proc/{init_pid}/root/proc", os.O_RDONLY | os.O_DIRECTORY)
         self._exempt = exempt
+        self._kept = _Kept()
         self._first = _FIRST_PID_OFFSET
         if "1" not in self._pids():
             self._first = 0
 
     def count(self, *, with_threads: bool) -> Tasks:
         """See :class:`TaskCensus`."""
+        return self._kept.count(
+            lambda: self._count(with_threads=with_threads), with_threads, len(self._exempt)
+        )
+
+    def _count(self, *, with_threads: bool) -> Tasks:
         pids = self._pids()
         processes = len(pids) - len(self._exempt.intersection(pids))
         threads = 0
@@ -97,6 +138,7 @@ class NamespaceCensus:
     def close(self) -> None:
         """See :class:`TaskCensus`."""
         os.close(self._proc)
+        self._kept.close()
 
     def processes(self) -> frozenset[str]:
         """See :class:`TaskCensus`."""
@@ -119,9 +161,13 @@ class DescendantCensus:
         """Count below *init_pid*; *exempt* holds pids that are not counted, init's among them."""
         self._init = init_pid
         self._exempt = frozenset(int(pid) for pid in exempt)
+        self._kept = _Kept()
 
     def count(self, *, with_threads: bool) -> Tasks:
         """See :class:`TaskCensus`."""
+        return self._kept.count(lambda: self._count(with_threads=with_threads), with_threads)
+
+    def _count(self, *, with_threads: bool) -> Tasks:
         threads_of = self._list()
         counted = threads_of.keys() - self._exempt
         # The threads of an exempt process were made inside all the same.
@@ -134,6 +180,7 @@ class DescendantCensus:
 
     def close(self) -> None:
         """See :class:`TaskCensus`."""
+        self._kept.close()
 
     def _list(self) -> dict[int, int]:
         """Find the descendants, and how many threads each has."""

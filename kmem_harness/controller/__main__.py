@@ -14,6 +14,7 @@ import socket
 import sys
 from contextlib import suppress
 
+from kmem_harness.controller.abandoned import remove_abandoned
 from kmem_harness.controller.loop import Loop
 from kmem_harness.controller.server import Server
 from kmem_harness.core.profiles import profile_named
@@ -22,6 +23,8 @@ from kmem_harness.core.tree import MemcgTree
 __all__ = ["main"]
 
 _PR_SET_DUMPABLE = 4
+#: So long after the start nobody waits for us.
+_SWEEP_SECONDS = 1.0
 
 
 def main() -> None:
@@ -43,6 +46,7 @@ def main() -> None:
     server.listen()
     server.serve(socket.socket(fileno=int(connection_fd)), ended=loop.stop)
     loop.watch(int(owner_pidfd), lambda _: loop.stop())
+    loop.call_later(_SWEEP_SECONDS, lambda: remove_abandoned(directory))
     gc.collect()
     gc.freeze()  # what lives now lives for ever: no collection need look at it again
     try:

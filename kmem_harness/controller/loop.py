@@ -26,9 +26,9 @@ class Timer:
 
     __slots__ = ("_action",)
 
-    def __init__(self, action: Callable[[], None]) -> None:
+    def __init__(self, action: Callable[[], object]) -> None:
         """Hold *action*."""
-        self._action: Callable[[], None] | None = action
+        self._action: Callable[[], object] | None = action
 
     def run(self) -> None:
         """Do it, if it was not cancelled."""
@@ -92,7 +92,7 @@ class Loop:
 
         self.call_later(_REST_SECONDS, go_on)
 
-    def call_later(self, seconds: float, action: Callable[[], None]) -> Timer:
+    def call_later(self, seconds: float, action: Callable[[], object]) -> Timer:
         """Run *action* once, not before *seconds* have passed, unless that is cancelled."""
         self._nr_timers += 1
         timer = Timer(action)

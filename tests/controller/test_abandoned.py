@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,9 +32,16 @@ def age(path: Path) -> None:
 
 
 @pytest.fixture
-def killed(tmp_path, monkeypatch):
+def base(monkeypatch):
+    """Have controllers live in a directory of their own, of a name that is short enough."""
+    with tempfile.TemporaryDirectory(prefix="kmem-t-", dir="/tmp") as directory:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
+        yield Path(directory)
+
+
+@pytest.fixture
+def killed(base):
     """Give the directory of a controller that was killed in one moment with its owner."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with subprocess.Popen(
         [sys.executable, "-c", _HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as owner:
@@ -42,6 +50,7 @@ def killed(tmp_path, monkeypatch):
         owner.kill()
         os.kill(int(pid), signal.SIGKILL)
     until(lambda: not Path(f"/proc/{pid}/exe").exists(), 5, "the controller lives")
+    assert Path(directory).parent == base
     return Path(directory)
 
 
@@ -52,19 +61,18 @@ def test_leftover_when_old_then_goes_soon_after_the_next_controller_starts(kille
         until(lambda: not killed.exists(), 10, "it is still there")
 
 
-def test_leftover_when_young_or_foreign_or_alive_then_stays(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_leftover_when_young_or_foreign_or_alive_then_stays(base):
     with Harness("v4") as alive:
         own = Path(alive.controller.directory)
         prefix = own.name.rsplit("-", 2)[0]
-        young, old = tmp_path / f"{prefix}-1-aaaaaaaa", tmp_path / f"{prefix}-1-bbbbbbbb"
-        link, foreign = tmp_path / f"{prefix}-1-cccccccc", tmp_path / "kmem-other-1-aaaaaaaa"
+        young, old = base / f"{prefix}-1-aaaaaaaa", base / f"{prefix}-1-bbbbbbbb"
+        link, foreign = base / f"{prefix}-1-cccccccc", base / "kmem-other-1-aaaaaaaa"
         for path in (young, old, foreign):
             path.mkdir()
         link.symlink_to(foreign)
         for path in (old, foreign, own):
             age(path)
-        assert remove_abandoned(str(tmp_path / f"{prefix}-2-dddddddd")) == [str(old)]
-        assert sorted(tmp_path.iterdir()) == sorted([young, link, foreign, own])
+        assert remove_abandoned(str(base / f"{prefix}-2-dddddddd")) == [str(old)]
+        assert sorted(base.iterdir()) == sorted([young, link, foreign, own])
         with alive.run(["true"], kmem_limit="1M") as box:
             assert box.wait(timeout=30) == 0

@@ -24,9 +24,9 @@ class Scenario:
     program: str
     kmem_limit: str
     #: What the misbehaving one is called.
-    culprit: str
+    culprit: str = "bomb"
     #: What it is refused.
-    refused: str
+    refused: str = "calls"
     makes: str = "tasks"
     hard_bound: int = 1000
 
@@ -36,40 +36,33 @@ class Scenario:
         return self.makes == "tasks"
 
 
+_BESIDE = "and a neighbour that measures its own latency"
+
 SCENARIOS = {
     "fork-bomb": Scenario(
-        headline=":(){ :|:& };:",
-        about="a fork bomb, and a neighbour that measures its own latency",
-        program="shell_bomb.py",
-        kmem_limit="8M",
-        culprit="bomb",
-        refused="forks",
+        ":(){ :|:& };:", f"a fork bomb, {_BESIDE}", "shell_bomb.py", "8M", refused="forks"
     ),
     "dentry-bomb": Scenario(
-        headline="mkdir x; cd x",
-        about="for ever, and a neighbour that measures its own latency",
-        program="dentry_bomb.py",
-        kmem_limit="2M",
-        culprit="bomb",
-        refused="calls",
+        "mkdir x; cd x",
+        f"for ever, {_BESIDE}",
+        "dentry_bomb.py",
+        "2M",
         makes="directories",
         hard_bound=20_000,
     ),
     "socket-bomb": Scenario(
-        headline="socket()",
-        about="for ever, and a neighbour that measures its own latency",
-        program="socket_bomb.py",
-        kmem_limit="512K",
-        culprit="bomb",
-        refused="calls",
+        "socket()",
+        f"for ever, {_BESIDE}",
+        "socket_bomb.py",
+        "512K",
         makes="sockets",
         hard_bound=10_000,
     ),
     "noisy-neighbour": Scenario(
-        headline="thundering herd",
-        about="a server that adds a worker for each request, and its neighbour",
-        program="thundering_herd.py",
-        kmem_limit="1M",
+        "thundering herd",
+        "a server that adds a worker for each request, and its neighbour",
+        "thundering_herd.py",
+        "1M",
         culprit="herd",
         refused="workers",
     ),

@@ -150,6 +150,7 @@ class DockerRuntime:
                     **options,
                 )
                 running = self._boxes[container.id]
+                running.adopt(container)
                 running.attach()
                 container.start()
         except TypeError as error:  # docker-py's word for an option it does not know
@@ -189,7 +190,8 @@ class DockerRuntime:
                 created: dict[str, Any] = original(made.config)
                 running.created(created["Id"])
                 self._boxes[created["Id"]] = running
-                running.adopt()
+                if pending is None:  # else the one of our own call will do
+                    running.adopt(self.client.containers.get(created["Id"]))
         except BaseException:
             box.discard()
             raise
@@ -206,7 +208,7 @@ class DockerRuntime:
     def lose_sight(self) -> None:
         """Have those look for themselves who wait to be told of a container's end."""
         for running in list(self._boxes.values()):
-            running.cut_lifeline()
+            running.first.cut()
 
     def end_all(self) -> None:
         """Kill every container: without a controller their calls would only fail."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import select
 import signal
 import threading
 import time
@@ -13,14 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import docker.errors
 import requests.exceptions
-import tenacity
 
-from kmem_harness.core.errors import ShimError, UnsupportedHostError
-from kmem_harness.runtimes import wrapping
-from kmem_harness.runtimes.engine import EngineError
+from kmem_harness.core.errors import ShimError
+from kmem_harness.runtimes.breaches import Breaches
+from kmem_harness.runtimes.engine import (
+    CONFLICT,
+    EngineError,
+    inspect_container,
+    remove_container,
+    see_inside,
+)
+from kmem_harness.runtimes.first_process import FirstProcess
 from kmem_harness.runtimes.followed import Followed
 from kmem_harness.runtimes.labels import KEPT
-from kmem_harness.runtimes.local import SHIM
 from kmem_harness.runtimes.spec import ExitStatus
 from kmem_harness.runtimes.streams import Streams
 
@@ -35,21 +38,14 @@ __all__ = ["SHORT_ID", "DockerBox"]
 
 _END_SECONDS = 30.0
 _LOOK_SECONDS = 0.01
-_EXEC_SECONDS = 0.5
-_INSPECT_SECONDS = 2.0
-#: Looking through all processes takes a while where a bomb is burning.
-_ENTRANTS_SECONDS = 0.25
 _SIGNALED = 128
 _MOST_SIGNAL = 64
-_CONFLICT = 409  # HTTP
 #: What engines say to a signal for a container that has ended, or is gone.
-_HAS_ENDED = (404, _CONFLICT)
+_HAS_ENDED = (404, CONFLICT)
 #: An id as short as the engine's own short form still names one container.
 SHORT_ID = 12
 #: Of a container that outlived its engine, which alone could say how it ended.
 _UNKNOWN = 125
-#: Processes an engine puts into a container for a moment, on the way to what it runs there.
-_ENGINES_OWN = ("runc", "crun", "conmon")
 
 
 class DockerBox:
@@ -59,8 +55,8 @@ class DockerBox:
         """Belong to *box*; nothing is created yet."""
         self.box = box
         self.image = image
-        self.init_pid = 0
-        self.container: Any = None
+        #: The first process of the container's current run.
+        self.first = FirstProcess()
         self.container_id = ""
         self.stdin = self.stdout = self.stderr = None
         #: Why it is not known how the container ended.
@@ -68,21 +64,16 @@ class DockerBox:
         #: Puts a create request under the shim; it needs the image, which is known then.
         self.rewrite: Callable[[ContainerSpec], None] = lambda _: None
         self._runtime = runtime
+        self._container: Any = None
         self._streams: Streams | None = None
         self._followed: weakref.WeakSet[Followed] = weakref.WeakSet()
-        #: Readable once the first process of the current run has ended; a pidfd where we see it.
-        self._pidfd = -1
-        self._lifeline = -1
-        self._cutting = threading.Lock()
         self._taking = threading.RLock()
         self._status: ExitStatus | None = None
         self._gone = False
         self._by_engine = False
         self._oom_killed = False
         self._restarts = 0
-        self._next_look = 0.0
-        self._breaches: list[dict[str, Any]] = []
-        self._judged: set[str] = set()
+        self._breaches = Breaches(runtime, box)
 
     # -- steps, asked for by us or by docker-py's own calls ----------------------------------
 
@@ -97,9 +88,9 @@ class DockerBox:
             f"DELETE {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n",
         )
 
-    def adopt(self) -> None:
-        """Fetch docker-py's handle of the container."""
-        self.container = self._runtime.client.containers.get(self.container_id)
+    def adopt(self, container: Any) -> None:
+        """Take docker-py's handle of the container, one of our own client."""
+        self._container = container
 
     def take(self, name: str, action: Callable[[], Any]) -> Any:
         """Take the step *name*, of which *action* is docker-py's part."""
@@ -108,7 +99,7 @@ class DockerBox:
                 return action()
         if name == "remove":
             with self._taking, self.box.step("remove"):
-                if not self._is_held():
+                if not self.first.is_alive():
                     for followed in list(self._followed):
                         followed.read_ahead()
                 result = action()
@@ -118,7 +109,7 @@ class DockerBox:
             with self.box.step(name):
                 return action()
         with self._taking:
-            if self._is_held():
+            if self.first.is_alive():
                 return action()
             with self.box.step("start"):
                 return action()
@@ -126,11 +117,11 @@ class DockerBox:
     def bind(self) -> None:
         """See the container under its limits, right after it has started.
 
-        Raises: ShimError, UnsupportedHostError.
+        Raises: ShimError.
         """
         state = self._state()
         pid = int(state.get("Pid") or 0)
-        if pid == self.init_pid and self._is_held():
+        if pid == self.first.pid and self.first.is_alive():
             return
         self._hold(pid)
         if not pid:
@@ -139,7 +130,7 @@ class DockerBox:
                 raise self._start_failure(state)
             return
         if self.box.filtered and not self._runtime.remote:
-            _see_inside(pid)
+            see_inside(pid)
         try:
             self.box.announce(pid)
         except ShimError as error:
@@ -162,9 +153,21 @@ class DockerBox:
 
     # -- what its owner asks -----------------------------------------------------------------
 
+    @property
+    def container(self) -> Any:
+        """docker-py's handle of the container, ``None`` before there is one."""
+        if self._container is None and self.container_id:  # a hook asks before the create is over
+            self.adopt(self._runtime.client.containers.get(self.container_id))
+        return self._container
+
+    @property
+    def init_pid(self) -> int:
+        """The pid of the container's first process, 0 before the first start."""
+        return self.first.pid
+
     def fileno(self) -> int:
         """Give a descriptor that is readable once the container's first process has ended."""
-        return self._pidfd
+        return self.first.fd
 
     def wait(self, timeout: float | None = None) -> ExitStatus:
         """Wait until the container has ended for good. Raises: TimeoutError, and it goes on."""
@@ -174,8 +177,8 @@ class DockerBox:
             if left is not None and left <= 0:
                 message = f"the container still runs after {timeout} s"
                 raise TimeoutError(message)
-            if self._is_held():
-                self._await_end(left)
+            if self.first.is_alive():
+                self.first.await_end(left)
             else:  # the engine takes some 30 ms to see the end, or is about to start it again
                 time.sleep(_LOOK_SECONDS)
         if self._streams is not None:
@@ -186,7 +189,7 @@ class DockerBox:
         """Give how the container ended, ``None`` while it runs or will be started again."""
         if self._status is not None:
             return self._status
-        if self._is_held():
+        if self.first.is_alive():
             return None
         try:
             state = self._state()
@@ -216,17 +219,17 @@ class DockerBox:
             if error.status_code not in _HAS_ENDED:
                 raise
         except requests.exceptions.ConnectionError:  # the engine is gone: we can do without
-            if self._pidfd < 0 or self._runtime.remote:
+            if self.first.fd < 0 or self._runtime.remote:
                 raise
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+                signal.pidfd_send_signal(self.first.fd, number)
 
     def kill(self) -> None:
         """End the container, and wait for that."""
         if self.container is None or self.poll() is not None:
             return
         self.signal(9)
-        self._await_end(_END_SECONDS)
+        self.first.await_end(_END_SECONDS)
 
     def stop(self, grace: float) -> ExitStatus:
         """Ask the container to end, as docker stop does."""
@@ -259,8 +262,8 @@ class DockerBox:
             self.removed_by_engine()
             return
         try:
-            _remove(self.container)
-        except (docker.errors.NotFound, requests.exceptions.ConnectionError):
+            remove_container(self.container)
+        except docker.errors.NotFound:
             self.removed_by_engine()
 
     def keep(self, name: str) -> None:
@@ -278,8 +281,8 @@ class DockerBox:
 
     def describe(self) -> dict[str, Any]:
         """Give the report's ``container`` and ``breaches``."""
-        if self._is_held():
-            self._look_for_entrants()
+        if self.first.is_alive():
+            self._breaches.look(self.container_id)
         return {
             "container": {
                 "id": self.container_id,
@@ -289,7 +292,7 @@ class DockerBox:
                 "oom_killed": self._oom_killed,
                 "restarts": self._restarts,
             },
-            "breaches": list(self._breaches),
+            "breaches": self._breaches.found(),
         }
 
     def follow(self, logs: Callable[..., Any], how: dict[str, Any]) -> Any:
@@ -307,7 +310,7 @@ class DockerBox:
         """Hold a container that its engine started: under a restart policy, or for another client."""
         with self._taking:
             # The event of a start that was ours may come late, after its end.
-            if int(self._state().get("Pid") or 0) in (0, self.init_pid):
+            if int(self._state().get("Pid") or 0) in (0, self.first.pid):
                 return
             self._by_engine = True
             try:
@@ -319,8 +322,8 @@ class DockerBox:
     def died(self, exit_code: int) -> None:
         """Take note that a container has ended, and how if its engine may remove it at once."""
         state = self._state() if self._runtime.remote else {}
-        if self._runtime.remote and state.get("Pid") != self.init_pid:
-            self.cut_lifeline()
+        if self._runtime.remote and state.get("Pid") != self.first.pid:
+            self.first.cut()
         if self.container and self.container.attrs["HostConfig"].get("AutoRemove"):
             self._status = _status(exit_code)
 
@@ -337,39 +340,9 @@ class DockerBox:
                     self._forget()
 
     def entered(self, exec_id: str) -> None:
-        """Report a command that somebody runs in the container outside of our filter."""
-        if not self.box.filtered or self.box.native:
-            return
-        for one in [exec_id] if exec_id else self._exec_ids():  # podman's event does not say
-            if one not in self._judged:
-                self._judged.add(one)
-                self._judge_exec(one)
-
-    def _exec_ids(self) -> list[str]:
-        with suppress(docker.errors.APIError):
-            found = self._runtime.client.api.inspect_container(self.container_id)
-            return list(found.get("ExecIDs") or [])
-        return []
-
-    def _judge_exec(self, exec_id: str) -> None:
-        facts: dict[str, Any] = {}
-        deadline = time.monotonic() + _EXEC_SECONDS
-        with suppress(docker.errors.APIError):
-            while True:
-                facts = self._runtime.client.api.exec_inspect(exec_id)
-                # The event comes a little before the process; podman gives 0 to one that runs.
-                over = facts.get("ExitCode") is not None and not facts.get("Running")
-                if facts.get("Pid") or over:
-                    break
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(_LOOK_SECONDS)
-        process = facts.get("ProcessConfig")
-        if not process:  # it is no more; what it has left behind is found by itself
-            return
-        words = [process.get("entrypoint") or "?", *(process.get("arguments") or [])]
-        if not wrapping.is_wrapped(words):
-            self._breach("exec", int(facts.get("Pid") or 0), words)
+        """Judge a command that somebody runs in the container; podman does not say which."""
+        if self.box.filtered and not self.box.native:
+            self._breaches.judge(self.container_id, exec_id)
 
     def _listener(self) -> str | None:
         """Say who installs the filter."""
@@ -379,75 +352,15 @@ class DockerBox:
 
     # -- the rest ----------------------------------------------------------------------------
 
-    def _look_for_entrants(self) -> None:
-        if time.monotonic() < self._next_look:
-            return
-        self._next_look = time.monotonic() + _ENTRANTS_SECONDS
-        known = {breach["pid"] for breach in self._breaches}
-        for entrant in self.box.entrants():
-            if entrant["comm"].startswith(_ENGINES_OWN) or self._is_shim(entrant):
-                continue
-            if entrant["pid"] not in known:
-                self._breach("found", entrant["pid"], [entrant["comm"]])
-
-    def _is_shim(self, entrant: dict[str, Any]) -> bool:
-        """Say whether it is a shim about to hand over its listener, or is gone."""
-        if self._runtime.remote:
-            return str(entrant["comm"]) == os.path.basename(wrapping.PREFIX[0])
-        with suppress(OSError):
-            return os.path.samestat(os.stat(f"/proc/{entrant['pid']}/exe"), os.stat(SHIM))
-        return True
-
-    def _breach(self, how: str, pid: int, command: list[str]) -> None:
-        breach = {"time": time.time(), "how": how, "pid": pid, "command": command}
-        with self._taking:
-            known = [one["pid"] for one in self._breaches]
-            if pid and pid in known:  # found by two threads at once; the engine's word is better
-                if how == "exec":
-                    self._breaches[known.index(pid)] = breach
-                return
-            self._breaches.append(breach)
-        self._runtime.log.warning(
-            "exec.unwrapped",
-            container=self.container_id[:SHORT_ID],
-            memcg=self.box.memcg.path,
-            pid=pid,
-            command=" ".join(command),
-            remedy="run it through the container's .kmem, or a client of kmem_harness.docker",
-        )
-
     def _hold(self, pid: int) -> None:
-        self._drop_pidfd()
-        self.init_pid = pid
         self._status = None
-        if not pid:
-            return
-        if not self._runtime.remote:
-            with suppress(ProcessLookupError):
-                self._pidfd = os.pidfd_open(pid)
-            return
-        self._pidfd, self._lifeline = os.pipe()
-        if self._state().get("Pid") != pid:  # the event of its end came before this
-            self.cut_lifeline()
-
-    def cut_lifeline(self) -> None:
-        """Let those go on who wait for the end of a process that we cannot see."""
-        with self._cutting:
-            lifeline, self._lifeline = self._lifeline, -1
-        if lifeline >= 0:
-            os.close(lifeline)
-
-    def _is_held(self) -> bool:
-        """Say whether the first process of the current run is alive."""
-        return self._pidfd >= 0 and not _ready(self._pidfd, 0)
-
-    def _await_end(self, seconds: float | None) -> None:
-        if self._pidfd >= 0:
-            _ready(self._pidfd, seconds)
+        self.first.hold(pid, seen=not self._runtime.remote)
+        if pid and self._runtime.remote and self._state().get("Pid") != pid:
+            self.first.cut()  # the event of its end came before this
 
     def _state(self) -> dict[str, Any]:
         try:
-            found = _inspect(self._runtime.client.api, self.container_id)
+            found = inspect_container(self._runtime.client.api, self.container_id)
         except docker.errors.NotFound:
             self._gone = True
             return {}
@@ -470,8 +383,8 @@ class DockerBox:
     def _forget(self) -> None:
         """Close the account of a container that is no more."""
         self._gone = True
-        self.cut_lifeline()
-        self._await_end(_END_SECONDS)
+        self.first.cut()
+        self.first.await_end(_END_SECONDS)
         if self._status is None:
             self._status = ExitStatus.killed(9)
         self.box.settle(self._status)
@@ -480,65 +393,12 @@ class DockerBox:
 
     def _release(self) -> None:
         self._gone = True
-        self.cut_lifeline()
+        self.first.cut()
         self._runtime.forget(self)
-        self._await_end(_END_SECONDS)
-        self._drop_pidfd()
+        self.first.await_end(_END_SECONDS)
+        self.first.drop()
         if self._status is None:
             self._status = ExitStatus.killed(9)
-
-    def _drop_pidfd(self) -> None:
-        self.cut_lifeline()
-        pidfd, self._pidfd = self._pidfd, -1
-        if pidfd >= 0:
-            os.close(pidfd)
-
-
-@tenacity.retry(
-    # podman looks for the process of a container that is just ending, and says so with a 500.
-    retry=tenacity.retry_if_exception(
-        lambda error: isinstance(error, docker.errors.APIError) and error.is_server_error()
-    ),
-    stop=tenacity.stop_after_delay(_INSPECT_SECONDS),
-    wait=tenacity.wait_fixed(_LOOK_SECONDS),
-    reraise=True,
-)
-def _inspect(api: Any, container_id: str) -> dict[str, Any]:
-    return dict(api.inspect_container(container_id))
-
-
-@tenacity.retry(
-    # Another removal of it is under way: it is over when the container is not found.
-    retry=tenacity.retry_if_exception(
-        lambda error: isinstance(error, docker.errors.APIError) and error.status_code == _CONFLICT
-    ),
-    stop=tenacity.stop_after_delay(_END_SECONDS),
-    wait=tenacity.wait_fixed(_LOOK_SECONDS),
-    reraise=True,
-)
-def _remove(container: Any) -> None:
-    container.remove(v=True, force=True)
-
-
-def _see_inside(pid: int) -> None:
-    """See that the container's tasks can be counted. Raises: UnsupportedHostError."""
-    try:
-        os.close(os.open(f"/proc/{pid}/root/proc", os.O_RDONLY | os.O_DIRECTORY))
-    except PermissionError as error:
-        raise UnsupportedHostError(
-            f"this user may not look into the engine's containers: {error}",
-            missing="the right to count a container's tasks (/proc/PID/root)",
-            remedy="run as the user the engine's containers run as: as root, or with a rootless "
-            "engine of your own; the local runtime (--runtime local) needs neither",
-        ) from error
-    except FileNotFoundError:  # it has ended already, which the controller will say
-        pass
-
-
-def _ready(fd: int, seconds: float | None) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if seconds is None else max(seconds, 0) * 1000))
 
 
 def _status(code: int) -> ExitStatus:

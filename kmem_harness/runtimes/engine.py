@@ -1,5 +1,6 @@
 """Connect to the Docker engine of this kernel, or say why not and what to do.
 
+Asks again where that helps: an engine that is coming up, one in the middle of an end or a removal.
 Knows docker-py's connections; knows no boxes. Only an engine on this very kernel will do: the
 controller counts a container's tasks through procfs, and hands its filter to processes of ours.
 """
@@ -26,18 +27,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "CONFLICT",
     "EngineError",
     "check_engine",
     "engine_address",
     "engine_socket",
+    "inspect_container",
     "local_socket",
     "readable_errors",
+    "remove_container",
+    "see_inside",
 ]
 
 _CREDENTIALS = struct.Struct("=iII")
 _DEFAULT_SOCKET = "/var/run/docker.sock"
 #: An engine that is just coming up has its socket before it listens on it.
 _COMING_UP_SECONDS = 3.0
+_INSPECT_SECONDS = 2.0
+_REMOVE_SECONDS = 30.0
+_AGAIN_SECONDS = 0.01
+CONFLICT = 409  # HTTP
 #: How an engine's runtime says that there is nothing to execute.
 _CANNOT_RUN = {
     "executable file not found": CommandNotFoundError,
@@ -137,6 +146,49 @@ def readable_errors(address: str) -> Iterator[None]:
         raise EngineError(f"the engine refused: {error.explanation or error}") from error
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
         raise _unreachable(address, error) from error
+
+
+@tenacity.retry(
+    # podman looks for the process of a container that is just ending, and says so with a 500.
+    retry=tenacity.retry_if_exception(
+        lambda error: isinstance(error, docker.errors.APIError) and error.is_server_error()
+    ),
+    stop=tenacity.stop_after_delay(_INSPECT_SECONDS),
+    wait=tenacity.wait_fixed(_AGAIN_SECONDS),
+    reraise=True,
+)
+def inspect_container(api: Any, container_id: str) -> dict[str, Any]:
+    """Give what the engine knows of a container."""
+    return dict(api.inspect_container(container_id))
+
+
+@tenacity.retry(
+    # Another removal of it is under way: it is over when the container is not found.
+    retry=tenacity.retry_if_exception(
+        lambda error: isinstance(error, docker.errors.APIError) and error.status_code == CONFLICT
+    ),
+    stop=tenacity.stop_after_delay(_REMOVE_SECONDS),
+    wait=tenacity.wait_fixed(_AGAIN_SECONDS),
+    reraise=True,
+)
+def remove_container(container: Any) -> None:
+    """Remove a container with its anonymous volumes, running or not. Raises: NotFound."""
+    container.remove(v=True, force=True)
+
+
+def see_inside(pid: int) -> None:
+    """See that the container's tasks can be counted. Raises: UnsupportedHostError."""
+    try:
+        os.close(os.open(f"/proc/{pid}/root/proc", os.O_RDONLY | os.O_DIRECTORY))
+    except PermissionError as error:
+        raise UnsupportedHostError(
+            f"this user may not look into the engine's containers: {error}",
+            missing="the right to count a container's tasks (/proc/PID/root)",
+            remedy="run as the user the engine's containers run as: as root, or with a rootless "
+            "engine of your own; the local runtime (--runtime local) needs neither",
+        ) from error
+    except FileNotFoundError:  # it has ended already, which the controller will say
+        pass
 
 
 @tenacity.retry(

@@ -98,7 +98,9 @@ class ExecSpec:
 class Running(Protocol):
     """A started box."""
 
-    init_pid: int
+    @property
+    def init_pid(self) -> int:
+        """The pid of the box's first process."""
 
     def wait(self, timeout: float | None = None) -> ExitStatus:
         """Wait until nothing of the box is left. Raises: TimeoutError."""

@@ -207,9 +207,10 @@ class Boxes:
         """
         running = self._running[name]
         if isinstance(running.handshake, RuntimeHandshake):
-            running.handshake.hear_out()
-            # Its runtime was done before the engine could say that it had started.
-            answer(None if running.box.init_pid == pid else _not_handed_over(name))
+            # Its runtime has come by now, if it has anything to hand over, but may not have done so.
+            running.handshake.when_heard(
+                lambda: answer(None if running.box.init_pid == pid else _not_handed_over(name))
+            )
             return
         if running.init_pidfd >= 0:
             if not running.lasting:

@@ -28,7 +28,8 @@ __all__ = ["RuntimeHandshake"]
 
 _CREDENTIALS = struct.Struct("=iII")
 _MAX_STATE = 1 << 20
-#: crun comes when it creates a container, and sends when that is started.
+#: crun comes when it creates a container, and sends when that is started; under no-new-privileges
+#: right before the command is executed, when the engine may have said already that it has started.
 _TIMEOUT_SECONDS = 60.0
 
 
@@ -52,17 +53,20 @@ class RuntimeHandshake:
         self._flags = flags
         self._done = done
         self._peers: dict[socket.socket, _Peer] = {}
+        self._waiting: list[Callable[[], None]] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._socket.bind(path)
         self._socket.listen()
         self.rejected = 0
         loop.watch(self._socket.fileno(), self._accept)
 
-    def hear_out(self) -> None:
-        """Hear what has been sent already: a runtime is done before its container starts."""
+    def when_heard(self, then: Callable[[], None]) -> None:
+        """Call *then* once everybody who has come so far has spoken, or gone."""
+        self._waiting.append(then)
         self._accept(0)
         for peer in list(self._peers):
             self._hear(peer)
+        self._settle()
 
     def close(self) -> None:
         """Stop listening, and remove the socket and the profile."""
@@ -119,10 +123,9 @@ class RuntimeHandshake:
         if said is None or len(peer.fds) != 1 or not is_listener(peer.fds[0]):
             self._reject(connection)
             return
-        listener = Listener(peer.fds.pop())
-        self._drop(connection)
-        if not self._done(Taken(listener, self._flags, *said)):
+        if not self._done(Taken(Listener(peer.fds.pop()), self._flags, *said)):
             self.rejected += 1
+        self._drop(connection)
 
     def _reject(self, connection: socket.socket) -> None:
         self.rejected += 1
@@ -134,6 +137,13 @@ class RuntimeHandshake:
             close_all(peer.fds)
             self._loop.forget(connection.fileno())
             connection.close()
+            self._settle()
+
+    def _settle(self) -> None:
+        if not self._peers:
+            waiting, self._waiting = self._waiting, []
+            for then in waiting:
+                then()
 
 
 def _said(state: Any) -> tuple[int, bool] | None:

@@ -7,8 +7,10 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ import pytest
 
 from kmem_harness import ShimError
 from kmem_harness.interposer.profile import ALLOW_ALL
-from tests.support.engine import cannot_run
+from tests.support.engine import cannot_run, without_hybrid_cgroups
 from tests.support.peak import until
 
 if TYPE_CHECKING:
@@ -107,25 +109,24 @@ def test_expect_when_the_runtime_handed_over_nothing_then_says_so(listening: Lis
         listening.ask("expect", pid=os.getpid())
 
 
-@pytest.fixture
-def runc(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """Run runc on a bundle in ``tmp_path``, whose container is called "box"."""
+def runtime_on(bundle: Path, name: str, *options: str) -> Callable[..., Any]:
+    """Make the runtime *name* ready to be run on a *bundle*, whose container is called "box"."""
     if os.geteuid() != 0:  # a skip everywhere: it is for root to make cgroups
-        pytest.skip("runc is run as root only")
-    program, busybox = shutil.which("runc"), shutil.which("busybox")
+        pytest.skip(f"{name} is run as root only")
+    program, busybox = shutil.which(name), shutil.which("busybox")
     if program is None or busybox is None:
-        cannot_run("there is no runc, or no busybox: install docker.io and busybox-static")
-    (tmp_path / "root" / "bin").mkdir(parents=True)
-    shutil.copy(busybox, tmp_path / "root" / "bin" / "busybox")
+        cannot_run(f"there is no {name}, or no busybox: install it, and busybox-static")
+    (bundle / "root" / "bin").mkdir(parents=True)
+    shutil.copy(busybox, bundle / "root" / "bin" / "busybox")
     for applet in ("sh", "sleep"):
-        (tmp_path / "root" / "bin" / applet).symlink_to("busybox")
+        (bundle / "root" / "bin" / applet).symlink_to("busybox")
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        with (tmp_path / "output").open("w") as output:
-            command = [program, "--root", str(tmp_path / "state"), *words]
+        with (bundle / "output").open("w") as output:
+            command = [*without_hybrid_cgroups(), program, "--root", str(bundle / "state")]
             ended = subprocess.run(
-                command,
-                cwd=tmp_path,
+                [*command, *options, *words],
+                cwd=bundle,
                 stdin=subprocess.DEVNULL,
                 stdout=output,  # a pipe would be the container's, too
                 stderr=output,
@@ -133,10 +134,33 @@ def runc(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[s
                 timeout=30,
                 check=False,
             )
-        ended.stdout = (tmp_path / "output").read_text()
+        ended.stdout = (bundle / "output").read_text()
         return ended
 
-    assert run("spec").returncode == 0
+    made = run("spec")
+    assert made.returncode == 0, made.stdout
+    return run
+
+
+def configure(bundle: Path, listening: Listening, script: str, **process: Any) -> None:
+    """Have the container of a *bundle* run a *script*, with its listener handed over."""
+    spec = json.loads((bundle / "config.json").read_text())
+    spec["process"] |= {"terminal": False, "args": ["sh", "-c", script], **process}
+    spec["root"] = {"path": "root"}
+    spec["linux"] |= {"seccomp": listening.profile, "cgroupsPath": f"/kmem-test-{os.getpid()}"}
+    (bundle / "config.json").write_text(json.dumps(spec))
+
+
+@pytest.fixture
+def runc(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    run = runtime_on(tmp_path, "runc")
+    yield run
+    run("delete", "--force", "box")
+
+
+@pytest.fixture
+def crun(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    run = runtime_on(tmp_path, "crun", "--cgroup-manager=disabled")
     yield run
     run("delete", "--force", "box")
 
@@ -144,13 +168,8 @@ def runc(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[s
 def test_runc_when_it_listens_itself_then_the_container_and_every_exec_are_held(
     tmp_path: Path, runc: Callable[..., subprocess.CompletedProcess[str]], listening: Listening
 ) -> None:
-    spec = json.loads((tmp_path / "config.json").read_text())
     script = "sleep 99 & sleep 99 & sleep 99 & wait"
-    spec["process"] |= {"terminal": False, "args": ["sh", "-c", script]}
-    spec["root"] = {"path": "root"}
-    spec["linux"] |= {"seccomp": listening.profile, "cgroupsPath": f"/kmem-test-{os.getpid()}"}
-    (tmp_path / "config.json").write_text(json.dumps(spec))
-
+    configure(tmp_path, listening, script)
     started = runc("run", "--detach", "box")
     assert started.returncode == 0, started.stdout
     pid = json.loads(runc("state", "box").stdout)["pid"]
@@ -164,3 +183,35 @@ def test_runc_when_it_listens_itself_then_the_container_and_every_exec_are_held(
     assert report["refusals"]["total"] == 1
     runc("kill", "box", "KILL")
     until(lambda: listening.report()["kinds"]["task"]["live"] == 0, 10, "a task is left")
+
+
+def test_expect_when_crun_has_come_and_not_spoken_yet_then_waits_for_it(
+    tmp_path: Path, crun: Callable[..., subprocess.CompletedProcess[str]], listening: Listening
+) -> None:
+    """Under no-new-privileges it sends the listener after the engine has said: started."""
+    configure(tmp_path, listening, "sleep 99 & wait", noNewPrivileges=True)
+    created = crun("create", "box")
+    assert created.returncode == 0, created.stdout
+    pid = json.loads(crun("state", "box").stdout)["pid"]
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(listening.ask, "expect", pid=pid)
+        with pytest.raises(TimeoutError):
+            told.result(0.2)
+        assert crun("start", "box").returncode == 0
+        told.result(20)
+    until(lambda: listening.report()["kinds"]["task"]["live"] == 1, 10, "its task is not seen")
+
+
+def test_expect_when_crun_goes_without_a_word_then_says_so(
+    tmp_path: Path, crun: Callable[..., subprocess.CompletedProcess[str]], listening: Listening
+) -> None:
+    configure(tmp_path, listening, "sleep 99", noNewPrivileges=True)
+    assert crun("create", "box").returncode == 0
+    pid = json.loads(crun("state", "box").stdout)["pid"]
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(listening.ask, "expect", pid=pid)
+        with pytest.raises(TimeoutError):
+            told.result(0.2)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ShimError, match="handed over no listener"):
+            told.result(20)

@@ -34,6 +34,7 @@ __all__ = [
     "peak_until",
     "pids_peak",
     "podman_engine",
+    "without_hybrid_cgroups",
 ]
 
 PATIENCE_SECONDS = 30.0
@@ -112,7 +113,15 @@ def _podman_host() -> Iterator[str]:
     settings.write_text(f"[containers]\ndefault_ulimits = {_hard_limits()}\n")
     with log.open("wb") as output:
         service = subprocess.Popen(
-            [*_apart(), "podman", *options, "system", "service", "--time=0", f"unix://{path}"],
+            [
+                *without_hybrid_cgroups(),
+                "podman",
+                *options,
+                "system",
+                "service",
+                "--time=0",
+                f"unix://{path}",
+            ],
             cwd=scratch,  # where its monitor leaves a note of an OOM kill
             env={**os.environ, "CONTAINERS_CONF": str(settings)},
             stdin=subprocess.DEVNULL,
@@ -128,7 +137,16 @@ def _podman_host() -> Iterator[str]:
     finally:
         service.terminate()
         service.wait(PATIENCE_SECONDS)
-        clean_up = [*_apart(), "podman", *options, "rm", "--all", "--force", "--time", "0"]
+        clean_up = [
+            *without_hybrid_cgroups(),
+            "podman",
+            *options,
+            "rm",
+            "--all",
+            "--force",
+            "--time",
+            "0",
+        ]
         subprocess.run(clean_up, capture_output=True, check=False)
         _remove_tree(scratch)
 
@@ -139,11 +157,11 @@ def _listens(path: Path) -> bool:
         return connection.connect_ex(str(path)) == 0
 
 
-def _apart() -> list[str]:
-    """Give podman mounts of its own, without the half of a hybrid cgroup setup that crun refuses."""
+def without_hybrid_cgroups() -> list[str]:
+    """Begin a command with mounts of its own, without the half of a hybrid setup that crun refuses."""
     hybrid = "/sys/fs/cgroup/unified"
     script = f'if [ -d {hybrid} ]; then umount {hybrid}; fi; exec "$@"'
-    return ["unshare", "--mount", "sh", "-c", script, "podman"]
+    return ["unshare", "--mount", "sh", "-c", script, "sh"]
 
 
 def _hard_limits() -> list[str]:

@@ -192,17 +192,19 @@ def demo(
     First without a limit, inside a hard bound of the kernel's; then under a kmem limit.
     """
     from kmem_harness.demos.show import show
+    from kmem_harness.sigterm import ending_on_sigterm
 
-    sys.exit(
-        show(
-            name,
-            kmem_limit=kmem_limit,
-            seconds=seconds,
-            kernel=kernel,
-            picture=picture,
-            runtime=runtime,
+    with ending_on_sigterm():
+        sys.exit(
+            show(
+                name,
+                kmem_limit=kmem_limit,
+                seconds=seconds,
+                kernel=kernel,
+                picture=picture,
+                runtime=runtime,
+            )
         )
-    )
 
 
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

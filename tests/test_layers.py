@@ -49,17 +49,18 @@ TOP: dict[str, set[str]] = {
     "docker": _JOINED,
     "doctor": _JOINED,
     "report": {"core"},
+    "sigterm": set(),
     "run_command": {*_JOINED, "report"},
     "demos": {*_JOINED, "run_command"},
     "pytest_plugin": {*_JOINED, "experiments", "docker", "report"},
     "replay": _JOINED,
-    "calibrate": _JOINED,
+    "calibrate": {*_JOINED, "sigterm"},
     "experiments": {*_JOINED, "report", "services"},
     "top": {"core", "controller.client"},
     "services": {*_JOINED, "report"},
     "cli": {
         *(*_JOINED, "doctor", "run_command", "demos", "replay", "experiments", "top", "services"),
-        "calibrate",
+        *("calibrate", "sigterm"),
     },
 }
 ALLOWED = ROOMS | TOP
@@ -84,6 +85,7 @@ FOREIGN: dict[str, set[str]] = {
     "docker": {"docker", "typing_extensions"},
     "doctor": {"rich", "docker"},
     "report": {"jinja2", "matplotlib", "plotly"},
+    "sigterm": set(),
     "run_command": set(),
     "demos": {"rich"},
     "pytest_plugin": {"pytest"},

@@ -5,10 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-import signal
 import sys
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -25,9 +24,10 @@ from kmem_harness.core.errors import ConfigurationError, KmemHarnessError, Unsup
 from kmem_harness.core.sizes import format_size
 from kmem_harness.costs.table import load_costs
 from kmem_harness.harness import Harness
+from kmem_harness.sigterm import ending_on_sigterm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["calibrate"]
 
@@ -68,7 +68,7 @@ def calibrate(
     hierarchy = find_hierarchy()
     _leave_no_identifiers()
     _allow_descriptors()
-    with _ending_on_sigterm(), tempfile.TemporaryDirectory(prefix="kmem-calibrate-") as directory:
+    with ending_on_sigterm(), tempfile.TemporaryDirectory(prefix="kmem-calibrate-") as directory:
         if costs is None:
             found = _measured(loads, hierarchy)
             text = cost_text(_BASE, table.kinds, found, f"Linux {os.uname().release}")
@@ -111,20 +111,6 @@ def _allow_descriptors() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, max(hard, _DESCRIPTORS)))
-
-
-@contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
-    """Clean up when asked to end, too, and not only on Ctrl-C."""
-
-    def end(*_: object) -> None:
-        sys.exit(128 + signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _measured(loads: list[Load], hierarchy: str) -> dict[str, Measurement]:

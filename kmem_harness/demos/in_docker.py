@@ -12,6 +12,8 @@ import tarfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from kmem_harness.runtimes.labels import OWNER, owner_label
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -27,7 +29,9 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/ld.so.cache")
 def demo_image(client: Any) -> Iterator[dict[str, Any]]:
     """Give what ``Harness.run`` needs to run this Python in a container; leave no image behind."""
     name = f"kmem-harness-demo:{os.getpid()}"
-    client.api.import_image_from_data(_empty_image(), repository=name)
+    # Whose it is: the next session removes what one that was killed has left.
+    label = f"LABEL {OWNER}={owner_label()}"
+    client.api.import_image_from_data(_empty_image(), repository=name, changes=[label])
     try:
         yield {
             "runtime": "docker",

@@ -1,4 +1,4 @@
-"""Label containers with whose they are, and sweep those whose owner is gone.
+"""Label containers and images with whose they are, and sweep those whose owner is gone.
 
 An owner is a process: its pid, when it started, and the pid namespace and boot that number is from.
 What another of those owns is left alone, for from here it always looks dead.
@@ -58,17 +58,25 @@ def owner_label() -> str:
 
 
 def sweep(api: Any) -> list[str]:
-    """Remove what owners that are gone have left on an engine; give the names of it."""
+    """Remove what owners that are gone have left on an engine; give the names of its containers."""
     swept = []
     for row in api.containers(all=True, filters={"label": OWNER}):
         if any(name.startswith(f"/{KEPT}") for name in row.get("Names") or ()):
             continue
-        pid, started, namespace = f"{row['Labels'].get(OWNER, '')}::".split(":")[:3]
-        if namespace == _namespace() and not (pid.isdigit() and _started(int(pid)) == started):
+        if _is_orphan(row):
             with suppress(docker.errors.APIError):  # somebody else sweeps, too
                 api.remove_container(row["Id"], force=True, v=True)
                 swept.append((row.get("Names") or [row["Id"]])[0].lstrip("/"))
+    for row in api.images(filters={"label": OWNER}):
+        if _is_orphan(row):
+            with suppress(docker.errors.APIError):
+                api.remove_image(row["Id"], force=True)
     return swept
+
+
+def _is_orphan(row: dict[str, Any]) -> bool:
+    pid, started, namespace = f"{row['Labels'].get(OWNER, '')}::".split(":")[:3]
+    return namespace == _namespace() and not (pid.isdigit() and _started(int(pid)) == started)
 
 
 @functools.cache

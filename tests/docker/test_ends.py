@@ -16,12 +16,10 @@ import pytest
 import kmem_harness.docker
 from kmem_harness import Harness
 from kmem_harness.core.errors import UnsupportedHostError
-from kmem_harness.demos.scenarios import SCENARIOS
 from tests.docker.conftest import OPTIONS, containers
 from tests.support.peak import descendants, until
 
 ROOT = Path(__file__).parents[2]
-OTHER_DEMOS = sorted(SCENARIOS.keys() - {"fork-bomb"})
 
 
 def cli(*words, **popen):
@@ -103,20 +101,6 @@ def test_command_line_when_run_in_a_container_then_streams_and_status_are_the_co
     process = cli("run", "--image", image, "--kmem-limit", "1M", "--quiet", "--", *words)
     assert process.communicate(timeout=60) == ("", "err\n")
     assert process.returncode == 3
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["fork-bomb", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHER_DEMOS)],
-)
-def test_demo_when_in_docker_then_contains_the_culprit_and_leaves_nothing(name, engine, usable):
-    before = containers(engine), {image.id for image in engine.client.images.list()}
-    words = ("--runtime", "docker", "--seconds", "0.5", "--kmem-limit", "512K")
-    process = cli("demo", name, *words)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, output + errors
-    assert "left afterwards: nothing" in output
-    assert (containers(engine), {image.id for image in engine.client.images.list()}) == before
 
 
 @pytest.mark.parametrize(

@@ -77,12 +77,12 @@ def show(
     console = Console(record=picture is not None, width=80 if picture else None)
     scenario = SCENARIOS[name]
     limit = parse_size(kmem_limit or scenario.kmem_limit)
-    console.print(f"[bold]{scenario.headline}[/bold]  {scenario.about}", highlight=False)
     calm = _Phase(f"no {scenario.culprit}", "")
     by = " (pids)" if scenario.is_counted_outside else ""
     free = _Phase("no kmem limit", f"{scenario.hard_bound} {scenario.makes}{by}")
     held = _Phase(f"kmem limit {format_size(limit)}", f"{format_size(limit)} of kmem")
     with Harness(kernel) as harness, _place(harness, runtime) as (where, folder):
+        console.print(f"[bold]{scenario.headline}[/bold]  {scenario.about}", highlight=False)
         with Live(console=console, transient=True) as live:
             run = functools.partial(_run_phase, harness, where, folder, live)
             run(calm, None, seconds=min(_CALM_SECONDS, seconds), kmem_limit=None)

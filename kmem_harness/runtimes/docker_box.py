@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import weakref
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import docker.errors
@@ -18,6 +18,7 @@ from kmem_harness.runtimes.engine import (
     CONFLICT,
     EngineError,
     inspect_container,
+    readable_errors,
     remove_container,
     see_inside,
 )
@@ -28,7 +29,7 @@ from kmem_harness.runtimes.spec import ExitStatus
 from kmem_harness.runtimes.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from kmem_harness.box import Box
     from kmem_harness.runtimes.docker import DockerRuntime
@@ -233,28 +234,46 @@ class DockerBox:
 
     def stop(self, grace: float) -> ExitStatus:
         """Ask the container to end, as docker stop does."""
-        self.container.stop(timeout=max(round(grace), 0))
+        if not self._gone:
+            with readable_errors(self._runtime.socket):
+                self.container.stop(timeout=max(round(grace), 0))
         return self.wait(_END_SECONDS)
 
     def pause(self) -> None:
         """Freeze the container."""
-        self.container.pause()
+        with self._asking():
+            self.container.pause()
 
     def unpause(self) -> None:
         """Let it go on."""
-        self.container.unpause()
+        with self._asking():
+            self.container.unpause()
 
     def restart(self, grace: float) -> None:
         """End the container and start it again."""
-        self.container.restart(timeout=max(round(grace), 0))
+        with self._asking():
+            self.container.restart(timeout=max(round(grace), 0))
 
     def exec(self, command: Any, **options: Any) -> Any:
         """Run a command in the container, under its limits; see docker-py's ``exec_run``."""
-        return self.container.exec_run(command, **options)
+        with self._asking():
+            return self.container.exec_run(command, **options)
 
     def logs(self, **options: Any) -> Any:
         """Give what the container wrote; see docker-py's ``logs``."""
-        return self.container.logs(**options)
+        with self._asking():
+            return self.container.logs(**options)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Ask the engine for something, if it still has the container. Raises: EngineError."""
+        if self._gone:
+            raise EngineError(
+                f"container {self.container_id[:SHORT_ID]} of image {self.image!r} is gone: it was removed "
+                "by somebody else; its report is still there, and the command can be run again"
+            )
+        with readable_errors(self._runtime.socket):
+            yield
 
     def remove(self) -> None:
         """Remove the container with its anonymous volumes, running or not."""
@@ -263,7 +282,7 @@ class DockerBox:
             return
         try:
             remove_container(self.container)
-        except docker.errors.NotFound:
+        except (docker.errors.NotFound, requests.exceptions.ConnectionError):
             self.removed_by_engine()
 
     def keep(self, name: str) -> None:

@@ -57,7 +57,9 @@ def with_limit_in_bytes(options: dict[str, Any]) -> dict[str, Any]:
         return options
     nbytes = parse_size(limit) if isinstance(limit, str) else limit
     if isinstance(nbytes, bool) or not isinstance(nbytes, int) or nbytes < UNLIMITED:
-        raise ConfigurationError(f"kernel_memory={limit!r} is not a size; give one such as '8m'")
+        raise ConfigurationError(
+            f"kernel_memory={limit!r} is not a size: give bytes, or text such as '8m'; -1 is no limit"
+        )
     if nbytes == UNLIMITED:
         return {name: value for name, value in options.items() if name != "kernel_memory"}
     return {**options, "kernel_memory": nbytes}

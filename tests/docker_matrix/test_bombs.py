@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kmem_harness.runtimes.engine import EngineError
 from tests.docker_matrix.fixtures import STACK
 from tests.docker_matrix.images import BUSYBOX
 from tests.support.engine import peak_until, pids_peak
@@ -102,6 +103,9 @@ def test_remove_when_done_behind_our_back_then_is_noticed_and_others_go_on(
     removed.container.remove(force=True)
     assert removed.box.wait(timeout=10) != 0
     assert removed.box.report()["memcg"]["kmem"]["usage"] == 0
+    with pytest.raises(EngineError, match="removed by somebody else; its report is still there"):
+        removed.box.exec(["true"])
+    assert removed.box.stop() == removed.box.status
     assert other.read("pids.current") > 0
     removed.box.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -128,31 +129,50 @@ def test_prometheus_plugin_when_installed_then_serves_the_reports_figures(tmp_pa
         timeout=120,
     )
     script = """
-import sys
+import math, os, urllib.request
 from kmem_harness import Harness
-from prometheus_client import REGISTRY
+from prometheus_client.parser import text_string_to_metric_families
+
+def served():
+    address = "http://127.0.0.1:" + os.environ["KMEM_HARNESS_PROMETHEUS_PORT"] + "/metrics"
+    with urllib.request.urlopen(address) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in families for sample in family.samples if sample.name.startswith("kmem_")
+    }
+
 with Harness("v4") as harness:
-    assert not harness.hooks.wants("kmem_refused")
+    for call in ("kmem_price_syscall", "kmem_refused", "kmem_memcg_offline", "kmem_report"):
+        assert not harness.hooks.wants(call)
     for again in range(2):
         script = "sleep 99 & sleep 99 & sleep 99 & wait"
-        box = harness.run(["sh", "-c", script], kmem_limit=2 * 8192, memcg=f"/web/{again}")
+        path = f"/web/{again}"
+        box = harness.run(["sh", "-c", script], kmem_limit=2 * 8192, memcg=path)
         box.wait(timeout=30)
         if again:
             box.close()
-        report = box.report()
+        report, get = box.report(), served()
         for counter in ("kmem", "memory"):
-            labels = {"memcg": f"/web/{again}", "counter": counter}
             row = report["memcg"][counter]
-            get = REGISTRY.get_sample_value
-            assert get("kmem_usage_bytes", labels) == row["usage"]
-            assert get("kmem_max_usage_bytes", labels) == row["max_usage"] > 0
-            assert get("kmem_failcnt_total", labels) == row["failcnt"]
-            assert get("kmem_limit_bytes", labels) in (row["limit"], float("inf"))
-        labels = {"memcg": f"/web/{again}", "kind": "task"}
-        assert get("kmem_refusals_total", labels) == report["kinds"]["task"]["refused"] == 1
+            limit = math.inf if row["limit"] < 0 else row["limit"]
+            assert get[("kmem_limit_bytes", path, counter)] == limit
+            assert get["kmem_usage_bytes", path, counter] == row["usage"]
+            assert get["kmem_max_usage_bytes", path, counter] == row["max_usage"] > 0
+            assert get["kmem_failcnt_total", path, counter] == row["failcnt"]
+        for kind, row in report["kinds"].items():
+            assert get[("kmem_refusals_total", *sorted((path, kind)))] == row["refused"]
+        assert report["kinds"]["task"]["refused"] == 1
 """
     root = str(PLUGIN.parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), root])}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), root]),
+        "KMEM_HARNESS_PROMETHEUS_PORT": port,
+    }
     outcome = subprocess.run(
         [sys.executable, "-c", script],
         env=environment,

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 ROUNDS, QUICK_ROUNDS, QUICK_SHARE = 7, 1, 0.01
-_FOR_COMMANDS = frozenset({"native", "no limit", "limit", "limit tasks", "sandlock", "pids cgroup"})
+_FOR_COMMANDS = frozenset(
+    {"native", "C loop, our filter", "no limit", "limit", "limit tasks", "sandlock", "pids cgroup"}
+)
 #: What one way in particular is compared with, by load: the rest is left out of it.
 _ONLY_FOR = {"C loop": ("call", "plain"), "Python loop": ("call",)} | dict.fromkeys(BUSY, ("fork",))
 _MEMORY = Path("/dev/shm")

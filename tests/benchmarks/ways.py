@@ -16,7 +16,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kmem_harness.controller.pricing import make_prices, read_kinds
+from kmem_harness.costs.kinds import check_kinds
+from kmem_harness.costs.live import live_kinds, only_kinds
+from kmem_harness.costs.table import load_costs
+from kmem_harness.interposer.filter import FilterPlan
 from kmem_harness.interposer.listener import Listener
+from kmem_harness.interposer.syscalls import native_architecture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +62,7 @@ class Ways:
         self.runs: dict[str, Callable[[Sequence[str]], str]] = {
             "native": self._native,
             "C loop": lambda command: self._native([notified, *command]),
+            "C loop, our filter": self._loop_under_our_filter,
             "Python loop": self._python_loop,
             "no limit": self._box,
             "limit": self._three_levels,
@@ -134,6 +141,13 @@ class Ways:
             over.set()
             thread.join()
 
+    def _loop_under_our_filter(self, command: Sequence[str]) -> str:
+        """Answer what our filter traps with "continue": what the kernel's part of it costs."""
+        file = Path(self._directory, "filter.bpf")
+        file.write_bytes(_our_filter())
+        environment = dict(os.environ, NOTIFIED_FILTER=str(file))
+        return self._native([self._notified, *command], env=environment)
+
     def _python_loop(self, command: Sequence[str]) -> str:
         """Answer each notification with "continue", in the least Python there is."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -204,6 +218,15 @@ class Ways:
             return f"no cgroup can be made in {place}: {error.strerror}"
         entry = f'echo $$ > {directory}/cgroup.procs && exec "$@"'
         return lambda command: self._native(["/bin/sh", "-c", entry, "sh", *command])
+
+
+def _our_filter() -> bytes:
+    """Assemble the filter of a box that is charged for everything there is."""
+    architecture = native_architecture()
+    chosen = only_kinds(live_kinds(load_costs("5.10")), check_kinds(None))
+    request = {name: kind.request() for name, kind in chosen.items()}
+    prices = make_prices(read_kinds(request), request, architecture, lambda _: None)
+    return FilterPlan(architecture, prices.names, {}, prices.only_if).program()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 /*
- * The floor: run a command whose socket() calls are notified, and answer each with "continue".
+ * The floor: run a command whose socket() calls are notified, and answer each with "continue". With a file of
+ * instructions named by NOTIFIED_FILTER, an array of struct sock_filter, that filter is installed instead.
  *
  *   notified COMMAND [ARG...]        answers in a loop of its own
  *   notified -FD COMMAND [ARG...]    sends the listener over the unix socket FD instead, waits for
@@ -30,15 +31,35 @@
 #define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
 #endif
 
+#define LONGEST_FILTER 4096
+
+static struct sock_filter code[LONGEST_FILTER] = {
+	BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_socket, 0, 1),
+	BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+	BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+};
+
+/* Give the number of instructions, 0 if the file cannot be used. */
+static unsigned short read_filter(void)
+{
+	const char *name = getenv("NOTIFIED_FILTER");
+	FILE *file;
+	size_t count;
+
+	if (!name)
+		return 4;
+	file = fopen(name, "rb");
+	if (!file)
+		return 0;
+	count = fread(code, sizeof(code[0]), LONGEST_FILTER, file);
+	fclose(file);
+	return (unsigned short)count;
+}
+
 static int install(void)
 {
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_socket, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = {.len = sizeof(code) / sizeof(code[0]), .filter = code};
+	struct sock_fprog program = {.len = read_filter(), .filter = code};
 	unsigned long flags = SECCOMP_FILTER_FLAG_NEW_LISTENER;
 	long fd;
 

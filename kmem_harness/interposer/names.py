@@ -52,11 +52,14 @@ _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 #: An inode's birth may be stamped so much earlier than it happened: a tick of the kernel's clock.
 _TICK_SECONDS = 0.01
 
-# struct statx (include/uapi/linux/stat.h): stx_mask first, stx_btime at 80.
+# struct statx (include/uapi/linux/stat.h): stx_mask, stx_nlink at 16, stx_ino at 32, stx_btime at
+# 80, stx_dev_major and stx_dev_minor at 136.
 _NR_STATX = {"x86_64": 332, "aarch64": 291}.get(os.uname().machine)
-_AT_EMPTY_PATH = 0x1000
+_STATX = struct.Struct("=I12xI12xQ40xqI44xII")
+_ON_DESCRIPTOR = 0x1000  # AT_EMPTY_PATH
+_ON_NAME = 0x0900  # AT_SYMLINK_NOFOLLOW, AT_NO_AUTOMOUNT: as an open for O_PATH
+_WANTED = 0x0904  # STATX_BTIME, STATX_INO, STATX_NLINK
 _STATX_BTIME = 0x800
-_BTIME = struct.Struct("=qI")
 
 
 @dataclass
@@ -84,7 +87,7 @@ class NameWatch:
         self._libc = ctypes.CDLL(None)
         self._buffer = ctypes.create_string_buffer(256)
         self._seen = Seen()
-        self._made: set[tuple[int, int]] = set()
+        self._made: set[tuple[int, int, int]] = set()
 
     def watch(self, tid: int, syscall: str, notification: tuple[int, ...]) -> None:
         """Look at what *tid* is about to do, and at what became of what it did before."""
@@ -136,15 +139,13 @@ class NameWatch:
             os.close(coming[0])
 
     def _is_made(self, base: int, path: bytes, asked: float) -> bool:
-        try:
-            fd = os.open(path, _LOOK, dir_fd=base)
-        except (OSError, ValueError):
+        found = self._look(base, path, _ON_NAME)
+        if found is None:
             return False
-        status = os.fstat(fd)
-        made = status.st_nlink > 0 and self._birth(fd) >= asked - _TICK_SECONDS
-        os.close(fd)
+        nr_links, born, inode = found
+        made = nr_links > 0 and born >= asked - _TICK_SECONDS
         if made:
-            self._made.add((status.st_dev, status.st_ino))
+            self._made.add(inode)
         return made
 
     def _watch_going(self, tid: int, fd: int) -> None:
@@ -157,16 +158,20 @@ class NameWatch:
 
     def _birth(self, fd: int) -> float:
         """Say when an inode was born, in seconds since the epoch; 0 if nobody knows."""
-        if _NR_STATX is None:
-            return 0.0
-        buffer = self._buffer
-        failed = self._libc.syscall(
-            _NR_STATX, fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, ctypes.byref(buffer)
-        )
-        if failed or not struct.unpack_from("=I", buffer)[0] & _STATX_BTIME:
-            return 0.0
-        seconds, nanoseconds = _BTIME.unpack_from(buffer, 80)
-        return float(seconds + nanoseconds / 1e9)
+        found = self._look(fd, b"", _ON_DESCRIPTOR)
+        return 0.0 if found is None else found[1]
+
+    def _look(
+        self, fd: int, path: bytes, flags: int
+    ) -> tuple[int, float, tuple[int, int, int]] | None:
+        """Give an inode's links, its birth as :meth:`_birth` does, and which it is."""
+        if _NR_STATX is None or self._libc.syscall(
+            _NR_STATX, fd, path, flags, _WANTED, self._buffer
+        ):
+            return None
+        known, nr_links, number, seconds, nanoseconds, *device = _STATX.unpack_from(self._buffer)
+        born = seconds + nanoseconds / 1e9 if known & _STATX_BTIME else 0.0
+        return nr_links, born, (*device, number)
 
 
 def tells_births() -> bool:

@@ -89,14 +89,18 @@ class Handshake:
             os.chmod(path, 0o666)  # noqa: S103 - see above: peers are judged by their pid
         self._socket.listen(MAX_PEERS)
         self.rejected = 0
-        loop.watch(self._socket.fileno(), self._accept)
+        self._is_open = False
 
     def expect(self, pid: int) -> None:
         """Accept the process *pid* or a child of it; those who came before are judged now.
 
-        A shim that does not get that far in time, stopped by somebody, keeps nobody waiting.
+        Nobody is let in before: a flood could push out the shim that nobody has announced yet. A
+        shim that does not get that far in time, stopped by somebody, keeps nobody waiting.
         """
         self._expected = pid
+        if not self._is_open:
+            self._is_open = True
+            self._loop.watch(self._socket.fileno(), self._accept)
         self._loop.call_later(TIMEOUT_SECONDS, lambda: self._give_up(pid))
         for peer, peer_pid in list(self._peers.items()):
             if peer in self._trusted:
@@ -134,14 +138,19 @@ class Handshake:
                 os.rmdir(os.path.dirname(self._path))
 
     def _accept(self, _: int) -> None:
-        if self._socket.fileno() < 0:
-            return
-        try:
-            peer, _address = self._socket.accept()
-        except OSError as error:  # it hung up at once, or there is no room for it now
-            if error.errno in OUT_OF_DESCRIPTORS:
-                self._loop.rest(self._socket, self._accept)
-            return
+        """Let in those who wait: all at once, for the shim may be the last of them."""
+        for _turn in range(MAX_PEERS):
+            if self._socket.fileno() < 0:
+                return
+            try:
+                peer, _address = self._socket.accept()
+            except OSError as error:  # nobody waits, it hung up, or there is no room for it now
+                if error.errno in OUT_OF_DESCRIPTORS:
+                    self._loop.rest(self._socket, self._accept)
+                return
+            self._let_in(peer)
+
+    def _let_in(self, peer: socket.socket) -> None:
         if is_scarce(peer.fileno()):
             self.rejected += 1
             peer.close()

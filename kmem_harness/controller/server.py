@@ -116,15 +116,19 @@ class Server:
                 self._loop.rest(self._listening, self._accept)
             return
         connection.setblocking(False)
-        reason = self._unwelcome(connection)
+        reason = self._full(connection)
         if reason is not None:
-            refused = {"error": protocol.describe_error(ConfigurationError(reason))}
-            with suppress(OSError):
-                protocol.send(connection, refused)
+            self._refuse(connection, reason)
             connection.close()
             return
         self._clients[connection] = False
         self.serve(connection)
+
+    def _refuse(self, connection: socket.socket, reason: str) -> None:
+        with suppress(OSError):
+            protocol.send(
+                connection, {"error": protocol.describe_error(ConfigurationError(reason))}
+            )
 
     def _unwelcome(self, connection: socket.socket) -> str | None:
         """Say why whoever connected may not ask anything; ``None`` if it may."""
@@ -137,7 +141,7 @@ class Server:
                 return f"process {pid} runs in a box, or is gone: no box may change its own limits"
         except OSError as error:
             return f"it cannot be seen who asks: {error}"
-        return self._full(connection)
+        return None
 
     def _full(self, connection: socket.socket) -> str | None:
         """Make room for one more client; say why there is none."""
@@ -168,7 +172,15 @@ class Server:
                 ended()
             return
 
-        self._clients.update({connection: True} if connection in self._clients else {})
+        if self._clients.get(connection) is False:
+            # Not when it connected: that costs more than all else about those who stay silent.
+            reason = self._unwelcome(connection)
+            if reason is not None:
+                protocol.close_all(fds)
+                self._refuse(connection, reason)
+                self._end(connection)
+                return
+            self._clients[connection] = True
 
         def respond(reply: dict[str, Any]) -> None:
             self._reply(connection, {**reply, "serial": request.get("serial")})

@@ -24,6 +24,8 @@ __all__ = ["CHURNS", "LOADS", "SECONDS", "Load"]
 #: So long each burns, from the moment its file ``begin`` is there.
 SECONDS = 2
 OBJECTS = 30
+#: It waits for that file a minute or two at most.
+_MOST_NAPS = 5000
 #: Init and the first process are not charged, nor are the first one's pipes to the outside.
 _INIT_AND_FIRST = 2
 _OWN_PIPES = 2
@@ -79,8 +81,9 @@ class Load:
 
         It then writes to that file, which says when.
         """
-        wait = f'until [ -e "{begin}" ]; do sleep 0.01; done; echo >"{begin}"; exec "$@"'
-        return ["sh", "-c", wait, "sh", *self.command(programs, directory)]
+        wait = f'n=0; until [ -e "{begin}" ] || [ $n -gt {_MOST_NAPS} ]; do n=$((n+1)); sleep 0.01; done'
+        begun = f'{wait}; echo >"{begin}"; exec "$@"'
+        return ["sh", "-c", begun, "sh", *self.command(programs, directory)]
 
 
 def _bomb(name: str) -> Callable[[Programs, Path], list[str]]:

@@ -7,6 +7,7 @@ import random
 import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,15 +39,13 @@ def one_round(
 ) -> Iterator[tuple[list[str], float]]:
     """Have all *runs* suffer at once; give the faults and the seconds to the end of each."""
     mounts = procfs_mounts()
-    try:
-        with ThreadPoolExecutor(len(runs)) as threads:
-            list(threads.map(lambda run: run.start(), runs))
-            for run in runs:
-                run.begin()
-            list(threads.map(lambda run: run.suffer(), runs))
-    finally:
+    with ExitStack() as each, ThreadPoolExecutor(len(runs)) as threads:
         for run in runs:
-            run.clear()
+            each.callback(run.clear)
+        list(threads.map(lambda run: run.start(), runs))
+        for run in runs:
+            run.begin()
+        list(threads.map(lambda run: run.suffer(), runs))
     assert procfs_mounts() <= mounts
     after = command_line.run(["sh", "-c", "true & wait"], "--kernel", "v4", "--kmem-limit", "1M")
     assert after.status == 0

@@ -157,6 +157,8 @@ class Server:
     def _hear(
         self, connection: socket.socket, events: int, ended: Callable[[], None] | None
     ) -> None:
+        if not self._is_welcome(connection):
+            return
         try:
             request, fds = protocol.receive(connection) if events & READABLE else (None, [])
         except BlockingIOError:
@@ -172,16 +174,25 @@ class Server:
                 ended()
             return
 
+        self._carry_out(connection, request, fds)
+
+    def _is_welcome(self, connection: socket.socket) -> bool:
+        """Judge a client by who it is, before anything it says is read; hang up if it may not ask.
+
+        Not when it connects: that costs more than all else about those who stay silent.
+        """
         if self._clients.get(connection) is False:
-            # Not when it connected: that costs more than all else about those who stay silent.
             reason = self._unwelcome(connection)
             if reason is not None:
-                protocol.close_all(fds)
                 self._refuse(connection, reason)
                 self._end(connection)
-                return
+                return False
             self._clients[connection] = True
+        return True
 
+    def _carry_out(
+        self, connection: socket.socket, request: dict[str, Any], fds: list[int]
+    ) -> None:
         def respond(reply: dict[str, Any]) -> None:
             self._reply(connection, {**reply, "serial": request.get("serial")})
 

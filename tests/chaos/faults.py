@@ -21,7 +21,6 @@ __all__ = ["FAULTS", "Fault"]
 
 _OWN_FAILURE = 125
 _KILLED = 128 + signal.SIGKILL
-_ENDED = (_OWN_FAILURE, _KILLED)
 _PAUSE_SECONDS = 0.2
 
 
@@ -68,9 +67,9 @@ FAULTS = {
     "nothing": Fault(_nothing, whose="box"),
     "controller killed": Fault(_send("controller", _KILL), (_OWN_FAILURE,)),
     "controller stopped": Fault(_pause("controller")),
-    "guard killed": Fault(_send("guard", _KILL), _ENDED, whose="box"),
+    "guard killed": Fault(_send("guard", _KILL), (_KILLED,), whose="box"),
     "guard stopped": Fault(_pause("guard"), whose="box"),
-    "init killed": Fault(_send("init", _KILL), _ENDED, whose="box"),
+    "init killed": Fault(_send("init", _KILL), (_KILLED,), whose="box"),
     "init stopped": Fault(_pause("init"), whose="box"),
     "owner killed": Fault(_send("cli", _KILL), (-_KILL,), reports=False),
     "owner stopped": Fault(_pause("cli")),
@@ -79,8 +78,12 @@ FAULTS = {
     ),
     "descriptors taken away": Fault(Parts.take_descriptors),
     # It goes on where it needs no more than it has, and dies of it otherwise.
-    "memory taken away": Fault(lambda parts: parts.take_memory(resource.RLIMIT_AS), (0, *_ENDED)),
-    "heap taken away": Fault(lambda parts: parts.take_memory(resource.RLIMIT_DATA), (0, *_ENDED)),
+    "memory taken away": Fault(
+        lambda parts: parts.take_memory(resource.RLIMIT_AS), (0, _OWN_FAILURE)
+    ),
+    "heap taken away": Fault(
+        lambda parts: parts.take_memory(resource.RLIMIT_DATA), (0, _OWN_FAILURE)
+    ),
     "device of the events full": Fault(_nothing, whose="box", events="device"),
     "disk of the events full": Fault(_nothing, whose="box", events="disk"),
     "event reader killed": Fault(_send("reader", _KILL), whose="box", events="pipe"),
@@ -89,7 +92,11 @@ FAULTS = {
     "top stopped": Fault(_send("viewer", _STOP), viewed=True),
     # Before its filter is taken over, the run fails, and there is nothing to report of.
     "shim killed": Fault(
-        lambda shim: os.kill(shim, _KILL), _ENDED, reports=False, whose="run", early=True
+        lambda shim: os.kill(shim, _KILL),
+        (_OWN_FAILURE, _KILLED),
+        reports=False,
+        whose="run",
+        early=True,
     ),
     "shim stopped": Fault(_pause_process, whose="run", early=True),
 }

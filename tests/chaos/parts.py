@@ -75,8 +75,7 @@ def _role(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return ""
-    return (
-        "controller"
-        if any("kmem_harness.controller" in word for word in words[:5])
-        else Path(words[0]).name
-    )
+    if any("kmem_harness.controller" in word for word in words[:5]):
+        return "controller"
+    name = Path(words[0]).name
+    return "probe" if name == "kmem-init" and "--" not in words else name

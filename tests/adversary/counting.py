@@ -6,10 +6,15 @@ says how many there were, by an instrument that does not ask the harness.
 
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.box_peak import measure_box
+from tests.support.command_line import find_parts
+from tests.support.peak import PidsCgroup, descendants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +25,16 @@ __all__ = ["COUNTERS", "Counted"]
 
 #: Bytes of a task in the profile v4, the simplest arithmetic there is.
 _STACK = 8192
+#: As simple, for a pipe; and what bounds its makers if all else fails.
+_PIPE = 8192
+_PIPES = """\
+base = "5.10"
+[kinds.pipe]
+nbytes = 8192
+errno = "ENFILE"
+source = { assumed = "two pages, for simple arithmetic" }
+"""
+_MOST_THREADS = 10_500
 
 
 @dataclass(frozen=True)
@@ -45,5 +60,54 @@ def _tasks(
     return Counted(measured.outcome, measured.most, _STACK)
 
 
+def _pipes(
+    command_line: CommandLine,
+    command: Sequence[str],
+    limit: int,
+    options: Sequence[str],
+    around: int | None,
+) -> Counted:
+    """Count the pipes in the descriptor tables of all below the box's init."""
+    begin = command_line.directory / "begin"
+    costs = command_line.directory / "pipes.toml"
+    costs.write_text(_PIPES)
+    priced = ["--costs", str(costs), "--kinds", "pipe", "--kmem-limit", str(limit * _PIPE)]
+    most = 0
+    with nullcontext() if around is None else PidsCgroup(_MOST_THREADS) as cgroup:
+        backstop = ["--pids-max", str(_MOST_THREADS)] if cgroup is None else []
+        process = command_line.start(
+            ["env", f"SIEGE_BEGINS={begin}", *command],
+            *(*priced, *options, *backstop),
+            within=cgroup,
+        )
+        init = find_parts(process).init
+        before = _pipes_below(init)
+        over = threading.Event()
+
+        def look() -> None:
+            nonlocal most
+            while not over.wait(0.002):
+                most = max(most, len(_pipes_below(init) - before))
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        begin.touch()
+        outcome = command_line.finish(process)
+        over.set()
+        looking.join()
+    return Counted(outcome, most, _PIPE)
+
+
+def _pipes_below(init: int) -> set[str]:
+    found = set()
+    for pid in descendants(init):
+        with suppress(OSError):
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    link = str(descriptor.readlink())
+                    found |= {link} if link.startswith("pipe:") else set()
+    return found
+
+
 #: By the name of what is made.
-COUNTERS: dict[str, Callable[..., Counted]] = {"task": _tasks}
+COUNTERS: dict[str, Callable[..., Counted]] = {"task": _tasks, "pipe": _pipes}

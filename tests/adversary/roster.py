@@ -9,12 +9,28 @@ import platform
 import sys
 from dataclasses import dataclass, field
 
-__all__ = ["ADVERSARIES", "MEMCG", "NOT_PROMISED", "Adversary", "for_this_machine", "markdown"]
+__all__ = [
+    "ADVERSARIES",
+    "ELSEWHERE",
+    "MEMCG",
+    "NOT_PROMISED",
+    "Adversary",
+    "for_this_machine",
+    "markdown",
+]
 
 #: Where a box under attack is; one of them writes to it.
 MEMCG = "/attacked"
 NAMESPACES = ("user", "pid")
-EVERYWHERE = ("user", "pid", "none")
+LOCAL = ("user", "pid", "none")
+CONTAINER = ("container",)
+EVERYWHERE = (*LOCAL, *CONTAINER)
+_WHERE = {
+    EVERYWHERE: "",
+    NAMESPACES: "; has no meaning without a pid namespace",
+    LOCAL: "; on the local runtime",
+    CONTAINER: "; in containers, which have that socket",
+}
 
 
 @dataclass(frozen=True)
@@ -119,8 +135,34 @@ ADVERSARIES = [
         isolations=NAMESPACES,
     ),
     Adversary("stopped_in_call", "tasks stopped and continued in the middle of `fork`"),
-    Adversary("hidden_tasks", "tasks that are not dumpable: who looks sees less", quick=True),
-    Adversary("odd_names", "names and arguments made to fool whoever parses `/proc`"),
+    Adversary(
+        "hidden_tasks",
+        "tasks that are not dumpable, with `no_new_privs` and other `prctl`s: who looks sees less",
+        quick=True,
+    ),
+    Adversary(
+        "odd_names",
+        "names and arguments, the longest there are among them, made to fool whoever parses `/proc`",
+    ),
+    Adversary(
+        "clock_jumps", "children whose clocks are decades off, in time namespaces of their own"
+    ),
+    Adversary(
+        "trapped_threads",
+        "10,000 threads that wait for an answer at once",
+        makes="pipe",
+        words=("10000",),
+        prints={"threads": "10000"},
+        errnos=("ENFILE",),
+        isolations=LOCAL,
+    ),
+    Adversary(
+        "forged_handshakes",
+        "forged, silent and half-open handshakes at the socket mounted into its container",
+        prints={"dialled": "300", "accepted": "0"},
+        isolations=CONTAINER,
+        quick=True,
+    ),
     Adversary(
         "stolen_init",
         "taking over the box's init, which no limit binds",
@@ -133,7 +175,7 @@ ADVERSARIES = [
     ),
     Adversary(
         "stolen_listener",
-        "taking our listener from a process it can see",
+        "taking our listener from a process it can see, by `pidfd_getfd` and `/proc/PID/fd`",
         prints={"listeners": "0"},
     ),
     Adversary(
@@ -141,9 +183,32 @@ ADVERSARIES = [
         "asking the controller for a higher limit",
         words=(MEMCG,),
         prints={"dialled": "20", "raised": "0"},
+        isolations=LOCAL,
         quick=True,
     ),
 ]
+
+#: What other tests prove, each where that is.
+ELSEWHERE = {
+    "descriptors in unread messages, memfds only mapped, files unlinked and held": (
+        "tests/e2e/test_objects.py"
+    ),
+    "chains of directories, one in the other, with whoever made them at the end": (
+        "tests/e2e/test_objects.py"
+    ),
+    "forged, silent and half-open handshakes of the announced process itself": (
+        "tests/controller/test_handshake.py"
+    ),
+    "thousands of silent clients of the control socket, and descriptors that run out": (
+        "tests/controller/test_siege.py"
+    ),
+    "forged listeners at the socket of a container's runtime": "tests/controller/test_native.py",
+    "file systems that are never answered for, or mounted at names with line ends": (
+        "tests/controller/test_siege.py, tests/interposer/test_file_systems.py"
+    ),
+    "a service that speaks for our program in its box": "tests/services/test_service.py",
+    "whatever can be written to a socket, a file or `/proc`: ten million odd inputs": "tests/fuzz",
+}
 
 #: What was looked at and is not promised, each with the reason.
 NOT_PROMISED = {
@@ -175,10 +240,11 @@ def markdown() -> str:
     """Give the README's table: what was tried, and how it stands."""
     rows = ["| tried | | |", "|---|---|---|"]
     for one in ADVERSARIES:
-        where = "" if one.isolations == EVERYWHERE else "; has no meaning without a pid namespace"
+        where = _WHERE[one.isolations]
         errnos = ", ".join(name for name in one.errnos if name != "none")
         ends = f"{errnos} at the limit" if one.fills else errnos
         rows.append(f"| {one.tries} | held | {ends}{where} |")
+    rows += [f"| {what} | held | {where} |" for what, where in ELSEWHERE.items()]
     rows += [f"| {what} | not promised | {why} |" for what, why in NOT_PROMISED.items()]
     return "\n".join(rows) + "\n"
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LIMIT = 20  # objects
 NEARLY_ALL = 0.9 * LIMIT
 RUNS = 20
-ALL = for_this_machine()
+ALL = [one for one in for_this_machine() if set(ISOLATIONS) & set(one.isolations)]
 
 
 def by_name(adversary: Adversary) -> str:

@@ -2,6 +2,7 @@
 #include "adversary.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 
 #define FDS 64
 
@@ -11,6 +12,11 @@ static void look_into(pid_t pid, int *found)
 
 	for (int at = 0; pidfd >= 0 && at < FDS; at++) {
 		char path[64], target[64] = "";
+
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, at);
+		if (readlink(path, target, sizeof(target) - 1) > 0 && strstr(target, "seccomp"))
+			*found += open(path, O_RDWR | O_CLOEXEC) >= 0;
+
 		int copy = (int)syscall(SYS_pidfd_getfd, pidfd, at, 0);
 
 		if (copy < 0)

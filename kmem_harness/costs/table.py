@@ -136,7 +136,7 @@ def load_costs(name_or_path: str) -> CostTable:
         raise ConfigurationError(message) from error
     try:
         data = _toml.loads(text)
-    except (_toml.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         message = f"{path}: not TOML: {error}"
         raise ConfigurationError(message) from error
     return _Reader(str(path), text).table(data)

@@ -37,7 +37,7 @@ def load(path: str) -> Experiment:
             table = _toml.load(file)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
-    except (_toml.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise ConfigurationError(f"{path}: not TOML: {error}") from error
     try:
         return parse(table, os.path.dirname(os.path.abspath(path)))

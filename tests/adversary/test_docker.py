@@ -8,7 +8,7 @@ import pytest
 
 from tests.adversary.roster import for_this_machine
 from tests.docker.conftest import STACK, engine, harness, image, usable
-from tests.support.engine import cgroup_of, pids_peak
+from tests.support.engine import pids_peak
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,10 +59,7 @@ def start(harness: Harness, image: str, programs: Programs) -> Iterator[Callable
 
 def assert_held(adversary: Adversary, gate: Path, start: Callable[..., Box]) -> None:
     box = start(adversary, gate)
-    box.container.reload()
-    assert cgroup_of(box.container.attrs["State"]["Pid"])
-    (gate / "begin").touch()
-    peak = pids_peak(box.container, 20) - AROUND
+    peak = pids_peak(box.container, 20, gate / "begin") - AROUND
     status = box.wait(timeout=30)
     report = box.report()
     kmem = report["memcg"]["kmem"]

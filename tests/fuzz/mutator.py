@@ -83,7 +83,10 @@ class Mutator:
         if rare < 0.002:
             return self._extreme()
         if self._trees and rare < 0.7:
-            data = json.dumps(self._changed(self._pick(self._trees))).encode()
+            try:
+                data = json.dumps(self._changed(self._pick(self._trees))).encode()
+            except RecursionError:  # nested deeper than it can be written
+                return self._extreme()
             if rare < 0.6:
                 return data[:_LONGEST]
         else:

@@ -39,6 +39,8 @@ FINDINGS: dict[str, tuple[str, bytes]] = {
         FILES["cost table"].examples[0].replace(b"nbytes = 8_192", b"nbytes = 1" + b"0" * 400),
     ),
     "a table nested too deeply": ("cost table", b"a = " + _DEEP),
+    "an object of thousands of digits": ("cost table", b"a = " + _NINES),
+    "an experiment of thousands of digits": ("experiment", b"a = " + _NINES),
     "an experiment nested too deeply": ("experiment", b"a = " + _DEEP),
     "a trace nested too deeply": ("trace", _DEEP),
     "a recording that is no UTF-8": ("recording", _HEAD + _CHARGE + b"[\xc0]\n"),

@@ -206,17 +206,19 @@ def peak_until(container: Any, met: Callable[[], bool]) -> int:
     return peak
 
 
-def pids_peak(container: Any, seconds: float) -> int:
+def pids_peak(container: Any, seconds: float, begin: Path | None = None) -> int:
     """Watch *container* until it ends, at most *seconds*, and say its most tasks alive at once.
 
     The kernel's own figure, of which the last reading before the cgroup went is the exact one but
-    for what happened in the very last millisecond.
+    for what happened in the very last millisecond. *begin* is a file that is made once all is seen.
     """
     container.reload()
     pid = container.attrs["State"]["Pid"]
     if not pid:
         raise RuntimeError(f"{container.name} does not run")
     file = cgroup_of(pid) / "pids.peak"
+    if begin is not None:
+        begin.touch()
     peak = 0
     end = time.monotonic() + seconds
     with suppress(OSError):

@@ -343,10 +343,11 @@ class Box:
                 return
             self._finish(keep=False)
             self.closed = True
-        if self._own_memcg:
-            with suppress(OSError, ControllerDiedError):
-                self.memcg.remove()
-        self._own_memcg = False
+            # Not after the lock: whoever else closes it, for the engine told so, finds all of it gone.
+            if self._own_memcg:
+                with suppress(OSError, ControllerDiedError):
+                    self.memcg.remove()
+            self._own_memcg = False
 
     def fail(self, error: PluginError) -> None:
         """End the box because a plugin failed; whoever waits for it is told."""

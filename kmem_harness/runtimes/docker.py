@@ -109,7 +109,7 @@ class DockerRuntime:
         for found, running in list(self._boxes.items()):
             if len(name) >= SHORT_ID and found.startswith(name):
                 return running
-            if running.container is not None and running.container.name == name:
+            if running.name == name:
                 return running
         return None
 

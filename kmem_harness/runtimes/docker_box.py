@@ -162,6 +162,11 @@ class DockerBox:
         return self._container
 
     @property
+    def name(self) -> str:
+        """The container's name, empty as long as nobody has asked the engine for it."""
+        return self._container.name if self._container is not None else ""
+
+    @property
     def init_pid(self) -> int:
         """The pid of the container's first process, 0 before the first start."""
         return self.first.pid
@@ -305,7 +310,7 @@ class DockerBox:
         return {
             "container": {
                 "id": self.container_id,
-                "name": self.container.name if self.container else "",
+                "name": self.name,
                 "image": self.image,
                 "listener": self._listener(),
                 "oom_killed": self._oom_killed,

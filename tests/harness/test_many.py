@@ -11,15 +11,20 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from kmem_harness import Harness
 from kmem_harness.controller.client import ControllerDiedError
+from kmem_harness.runtimes.spec import BoxSpec
 from tests.harness.forker import PYTHON, TASK, Forker, python
 from tests.support.descriptors import nr_descriptors
 from tests.support.leftovers import lives
 from tests.support.peak import descendants, until
+
+if TYPE_CHECKING:
+    from kmem_harness import Box
 
 CGROUPS = [Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")]
 #: Forks children until it is refused, says how many there were, and waits for its input to end.
@@ -197,3 +202,24 @@ def test_owner_when_killed_then_controller_and_boxes_go_too():
         owner.kill()
     until(lambda: not Path(directory).exists(), 2, "the directory is left")
     until(lambda: not any(map(lives, family)), 2, "processes are left")
+
+
+def test_account_when_two_close_it_at_once_then_it_is_gone_for_whoever_is_told(
+    harness: Harness,
+) -> None:
+    """The second may be the thread that an engine tells of the container's removal."""
+    left = []
+
+    def close(box: Box, together: threading.Barrier) -> None:
+        together.wait(10)
+        box.close_account()
+        left.extend(path for path in harness.controller.children("/local") if path == box.name)
+
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(100):
+            spec = BoxSpec(f"twice-{number}", ("true",))
+            box = harness.open_account(spec, harness.runtime("local"), kmem_limit="1M")
+            together = threading.Barrier(2)
+            for closing in [pool.submit(close, box, together) for _ in range(2)]:
+                closing.result(30)
+    assert left == []

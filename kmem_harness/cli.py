@@ -174,8 +174,17 @@ def doctor(*, as_json: bool) -> NoReturn:
     show_default=True,
     help="How long each of the two runs may last.",
 )
-@click.option("--kernel", metavar="PROFILE", default="5.10", show_default=True)
-@click.option("--runtime", type=click.Choice(["local", "docker"]), default="local")
+@click.option(
+    "--kernel", metavar="PROFILE", default="5.10", show_default=True, help="Kernel to emulate."
+)
+@click.option(
+    "--runtime",
+    type=click.Choice(["local", "docker"]),
+    default="local",
+    show_default=True,
+    help="Where to run it: here, or in containers of the engine at $DOCKER_HOST, of an image "
+    "that is made for it and removed again.",
+)
 @click.option(
     "--picture", metavar="FILE.svg", help="Draw what the terminal shows at the end there."
 )

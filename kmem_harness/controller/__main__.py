@@ -5,10 +5,7 @@ Arguments: KERNEL DIRECTORY CONNECTION_FD OWNER_PIDFD
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import os
-import resource
 import signal
 import socket
 import sys
@@ -16,13 +13,13 @@ from contextlib import suppress
 
 from kmem_harness.controller.abandoned import remove_abandoned
 from kmem_harness.controller.loop import Loop
+from kmem_harness.controller.privileges import harden
 from kmem_harness.controller.server import Server
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
 
 __all__ = ["main"]
 
-_PR_SET_DUMPABLE = 4
 #: So long after the start nobody waits for us.
 _SWEEP_SECONDS = 1.0
 
@@ -33,7 +30,7 @@ def main() -> None:
     # The terminal's signals are for the target and the owner; we go when the owner goes.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
-    _harden()
+    harden()
     loop = Loop()
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
     # A loop that waits hears of the signal through this alone.
@@ -56,19 +53,6 @@ def main() -> None:
         sys.exit("kmem-harness: the controller has no memory left, and ends its boxes")
     finally:
         server.end_all()
-
-
-def _harden() -> None:
-    """Let no other process of our user read or write our memory, and have room for many boxes.
-
-    No core dump either: one could show what boxes were given. Nobody but root may trace us then.
-    """
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) < 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    os.umask(0o077)
 
 
 if __name__ == "__main__":

@@ -185,6 +185,8 @@ class Server:
             reason = self._unwelcome(connection)
             if reason is not None:
                 self._refuse(connection, reason)
+                with suppress(OSError):
+                    connection.recv(1)  # left unread, it would be an error there before the reason
                 self._end(connection)
                 return False
             self._clients[connection] = True

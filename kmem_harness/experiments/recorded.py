@@ -56,7 +56,7 @@ class Recorded:
             self.kernel = str(head["kernel"])
             self.began = float(head["began"])
             self.memcgs = [str(memcg) for memcg in head["memcgs"]]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigurationError(f"{path}:1: a recording's first line lacks {error}") from error
 
     def column_of(self, memcg: str) -> int:
@@ -79,7 +79,7 @@ class Recorded:
                 if len(lines) < _BATCH and not lines[-1].endswith("\n"):
                     lines.pop()  # the run was cut off in the middle of it
                 for offset, row in enumerate(self._parse(lines, number)):
-                    if type(row) is list and len(row) == width:
+                    if type(row) is list and len(row) == width and _counts(row):
                         yield row
                     elif not self._take_note(row):
                         message = f"{self.path}:{number + offset + 1}: not a charge: {row!r}"
@@ -105,6 +105,11 @@ class Recorded:
             self.lost = lost if type(lost) is int else 0
             return self.whole
         return True
+
+
+def _counts(row: list[Any]) -> bool:
+    """Say whether what is calculated with in a row are numbers."""
+    return type(row[0]) is float and {*map(type, row[_FIXED - 1 :])} == {int}
 
 
 def _is_json(line: str) -> bool:

@@ -35,6 +35,7 @@ errno = "ENFILE"
 source = { assumed = "two pages, for simple arithmetic" }
 """
 _MOST_THREADS = 10_500
+_STANDARD = ("0", "1", "2")
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,12 @@ def _pipes(
             within=cgroup,
         )
         init = find_parts(process).init
-        before = _pipes_below(init)
         over = threading.Event()
 
         def look() -> None:
             nonlocal most
             while not over.wait(0.002):
-                most = max(most, len(_pipes_below(init) - before))
+                most = max(most, len(_pipes_below(init)))
 
         looking = threading.Thread(target=look)
         looking.start()
@@ -99,14 +99,17 @@ def _pipes(
 
 
 def _pipes_below(init: int) -> set[str]:
-    found = set()
+    """Find the pipes held below *init*, but for those that are somebody's standard files."""
+    found: set[str] = set()
+    standard: set[str] = set()
     for pid in descendants(init):
         with suppress(OSError):
             for descriptor in Path(f"/proc/{pid}/fd").iterdir():
                 with suppress(OSError):
                     link = str(descriptor.readlink())
-                    found |= {link} if link.startswith("pipe:") else set()
-    return found
+                    if link.startswith("pipe:"):
+                        (standard if descriptor.name in _STANDARD else found).add(link)
+    return found - standard
 
 
 #: By the name of what is made.

@@ -238,7 +238,7 @@ def for_this_machine() -> list[Adversary]:
 
 def markdown() -> str:
     """Give the README's table: what was tried, and how it stands."""
-    rows = ["| tried | | |", "|---|---|---|"]
+    rows = ["| tried | how it ended | what it was told, where that is, or why |", "|---|---|---|"]
     for one in ADVERSARIES:
         where = _WHERE[one.isolations]
         errnos = ", ".join(name for name in one.errnos if name != "none")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.fuzz.campaign import PART, Result, feed
@@ -73,14 +75,16 @@ def _guided(names: list[str], seconds: float) -> int:
     """Have atheris look for inputs that reach new code, for each reader in a process of its own."""
     status = 0
     for name in names:
-        command = [
-            sys.executable,
-            "-m",
-            "tests.fuzz.guided",
-            name,
-            f"-max_total_time={seconds / len(names):.0f}",
-        ]
-        status |= subprocess.run(command, check=False).returncode
+        with tempfile.TemporaryDirectory() as directory:
+            corpus = Path(directory, "corpus")
+            corpus.mkdir()
+            for number, example in enumerate(READERS[name].examples):
+                (corpus / str(number)).write_bytes(example)
+            command = [sys.executable, "-m", "tests.fuzz.guided", name, str(corpus)]
+            command.append(f"-max_total_time={seconds / len(names):.0f}")
+            # It ends without having closed anything: what it leaves is in that directory.
+            environment = {**os.environ, "TMPDIR": directory}
+            status |= subprocess.run(command, check=False, env=environment).returncode
     return 1 if status else 0
 
 

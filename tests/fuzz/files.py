@@ -150,7 +150,7 @@ def _state() -> bytes:
 @contextmanager
 def _results() -> Iterator[Read]:
     """Read a folder's results: SQLite writes files of its own beside."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+    with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "results.sqlite")
 
         def read(data: bytes) -> None:
@@ -197,7 +197,7 @@ READERS = {
         of_file(_read_unit), (_UNIT,), (b"[Service]\n", b"ExecStart=", b"%", b"\\\n"), share=0.1
     ),
     "recording": Reader(
-        of_file(_read_recording), (_RECORDING,), (b"[", b"{", b'"event":'), share=0.3
+        of_file(_read_recording), (_RECORDING,), (b"[", b"{", b'"event":', b'"x"', b"[]"), share=0.3
     ),
     "sweep state": Reader(
         of_file(_read_state), (_state(),), (b"{", b'"mode"', b'"site"'), share=0.5

@@ -169,7 +169,7 @@ class _Controller:
 @contextmanager
 def _control() -> Iterator[Read]:
     with (
-        tempfile.TemporaryDirectory(dir="/dev/shm") as directory,
+        tempfile.TemporaryDirectory() as directory,
         Path(os.devnull).open("wb") as null,
     ):
         controller, number = _Controller(directory), 0
@@ -217,7 +217,7 @@ class _Door:
 @contextmanager
 def _shim() -> Iterator[Read]:
     """Be the announced process, and whoever else is let in."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+    with tempfile.TemporaryDirectory() as directory:
         loop = _Turns()
         path = f"{directory}/box/shim.sock"
         handshake = Handshake(loop, path, b"offer", lambda _: True, lambda _: True)
@@ -234,7 +234,7 @@ def _shim() -> Iterator[Read]:
 
 @contextmanager
 def _runtime() -> Iterator[Read]:
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+    with tempfile.TemporaryDirectory() as directory:
         loop, number = _Turns(), 0
         path = f"{directory}/box.sock"
         handshake = RuntimeHandshake(loop, path, 0, lambda _: True)

@@ -44,6 +44,16 @@ FINDINGS: dict[str, tuple[str, bytes]] = {
     "an experiment nested too deeply": ("experiment", b"a = " + _DEEP),
     "a trace nested too deeply": ("trace", _DEEP),
     "a recording that is no UTF-8": ("recording", _HEAD + _CHARGE + b"[\xc0]\n"),
+    "a recording begun beyond floating point": (
+        "recording",
+        _HEAD.replace(b"1.5", b"1" + b"0" * 400) + _CHARGE,
+    ),
+    "a charge at no time": ("recording", _HEAD + _CHARGE.replace(b"0.000001", b'"x"')),
+    "a charge beyond floating point": (
+        "recording",
+        _HEAD + _CHARGE.replace(b"0.000001", _NINES[:400]),
+    ),
+    "a charge of no bytes": ("recording", _HEAD + _CHARGE.replace(b"17216", b"null")),
     "a recording nested too deeply": ("recording", _HEAD + _DEEP),
     "a recording's end without its count": ("recording", _HEAD + b'{"event":"recording.ended"}\n'),
     "a state nested too deeply": ("sweep state", _DEEP),

@@ -393,8 +393,7 @@ class Boxes:
         self._let_go(box, listener)
         if not box.listeners:
             box.close_books()
-            if running.when_over is not None:
-                running.when_over()
+            self._is_over(running)
 
     def _let_go(self, box: Box, listener: Listener) -> None:
         self._gate.forget(listener)
@@ -440,14 +439,17 @@ class Boxes:
             answer(close(running))
             return
 
-        def over() -> None:
-            timer.cancel()
-            if running.when_over is over:
-                running.when_over = None
-                answer(close(running))
+        running.when_over = lambda: answer(close(running))
+        running.patience = self._loop.call_later(_LAST_TASK_SECONDS, lambda: self._is_over(running))
 
-        running.when_over = over
-        timer = self._loop.call_later(_LAST_TASK_SECONDS, over)
+    def _is_over(self, running: Running) -> None:
+        """Answer who waits for the end of a box; let go of what knows it, in both directions."""
+        when_over, running.when_over = running.when_over, None
+        if running.patience is not None:
+            running.patience.cancel()
+            running.patience = None
+        if when_over is not None:
+            when_over()
 
     def bequeath(self, name: str, legacy: Legacy) -> None:
         """Remember what is to be said to a box's engine should the owner be gone."""

@@ -78,6 +78,7 @@ class Handshake:
         #: When each has been silent for too long; the first to come is the first in here.
         self._deadlines: dict[socket.socket, float] = {}
         self._timer: Timer | None = None
+        self._patience: Timer | None = None
         # Judged while they live: a shim that fails is dead before its message is read.
         self._trusted: dict[socket.socket, bool] = {}  # whether it joins
         if may_join is not None:
@@ -101,7 +102,8 @@ class Handshake:
         if not self._is_open:
             self._is_open = True
             self._loop.watch(self._socket.fileno(), self._accept)
-        self._loop.call_later(TIMEOUT_SECONDS, lambda: self._give_up(pid))
+        self._be_patient_no_more()
+        self._patience = self._loop.call_later(TIMEOUT_SECONDS, lambda: self._give_up(pid))
         for peer, peer_pid in list(self._peers.items()):
             if peer in self._trusted:
                 continue
@@ -125,6 +127,7 @@ class Handshake:
             self._drop(peer)
         if self._timer is not None:
             self._timer.cancel()
+        self._be_patient_no_more()
         self._stop_listening()
 
     def _stop_listening(self) -> None:
@@ -227,6 +230,10 @@ class Handshake:
         if not self._trusted[peer]:
             self._expected = None  # the next start has another pid
         self._drop(peer)
+
+    def _be_patient_no_more(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
 
     def _give_up(self, pid: int) -> None:
         if self._expected == pid and self._socket.fileno() >= 0:

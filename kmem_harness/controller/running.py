@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kmem_harness.controller.box import Box
     from kmem_harness.controller.handshake import Handshake
     from kmem_harness.controller.legacy import Legacy
-    from kmem_harness.controller.loop import Loop
+    from kmem_harness.controller.loop import Loop, Timer
     from kmem_harness.controller.native import RuntimeHandshake
     from kmem_harness.core.counter import ResourceCounter
     from kmem_harness.core.errors import ShimError
@@ -52,7 +52,9 @@ class Running:
         #: pidfds of those that joined.
         self.joined: set[int] = set()
         self.legacy: Legacy | None = None
+        #: Called when the last task has gone, or *patience* is over.
         self.when_over: Callable[[], None] | None = None
+        self.patience: Timer | None = None
 
     # -- who else is in there --------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import docker.errors
+import requests.exceptions
 
 from kmem_harness.hooks import PluginError
 from kmem_harness.runtimes.labels import SESSION
@@ -90,6 +91,8 @@ class Watcher:
         except PluginError as error:
             self._runtime.log.exception("hook.failed", plugin=error.plugin, hook=error.hook)
             running.box.fail(error)
+        except requests.exceptions.ConnectionError:  # the engine is gone, and its events with it
+            raise
         except Exception:  # one container's trouble is not the others'
             self._runtime.log.exception("container.lost", container=running.container_id)
             running.box.discard()

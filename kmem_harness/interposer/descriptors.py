@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 
 from kmem_harness.interposer.processes import read_file, stat_of
 
@@ -21,6 +22,7 @@ __all__ = [
     "Descriptors",
     "compares_files",
     "count_descriptors",
+    "memfd_devices",
     "waiting_descriptors",
 ]
 
@@ -35,6 +37,9 @@ SOCKET_KINDS = {
     b"NETLINK": "netlink-socket",
 }
 _OTHER_SOCKET = "udp-socket"
+#: How many open files the price of an object includes; sockets cannot be opened again.
+_FILES_OF = {"pipe": 2, "memfd": 1}
+_HUGE_SIZES = (os.MFD_HUGE_2MB, os.MFD_HUGE_1GB)
 _ANONYMOUS = {
     "anon_inode:[eventfd]": "anon-file",
     "anon_inode:[eventpoll]": "anon-file",
@@ -96,6 +101,8 @@ class _Count:
         self._known = known
         self._watched = watched
         self._holders: dict[tuple[str, str], list[int]] = {}
+        #: By inode: a descriptor of each open file that was told from those before.
+        self._files: dict[str, list[tuple[int, int]]] = {}
 
     def add_process(self, pid: int) -> None:
         """Add the table of *pid*, and those that its threads have for themselves."""
@@ -136,20 +143,18 @@ class _Count:
 
     def _add(self, owner: int, number: str, link: str) -> None:
         found = self.found
-        if link.startswith(("socket:[", "pipe:[", "/memfd:")):
-            key = link
-            if link.startswith("/memfd:"):
-                key = f"memfd:{os.stat(f'/proc/{owner}/fd/{number}').st_ino}"
-            if key in found.inodes:
-                return
-            kind = self._known.get(key) or _kind_by_inode(owner, number, link)
-            found.inodes[key] = kind
-            found.kinds[kind] += 1
-            if kind == "unix-socket":
-                waiting = waiting_descriptors(owner, number)
-                found.in_flight += waiting or 0
-                # A kernel that does not tell may hide any number of them.
-                found.complete &= waiting is not None
+        key = _inode_of(owner, number, link)
+        if key:
+            if key not in found.inodes:
+                kind = self._known.get(key) or _kind_by_inode(owner, number, link)
+                found.inodes[key] = kind
+                found.kinds[kind] += 1
+                if kind == "unix-socket":
+                    waiting = waiting_descriptors(owner, number)
+                    found.in_flight += waiting or 0
+                    # A kernel that does not tell may hide any number of them.
+                    found.complete &= waiting is not None
+            self._add_opened(owner, number, key)
             return
         holders = self._holders.setdefault((number, link), [])
         if any(_same_file(holder, owner, number) for holder in holders[:_MOST_COMPARED]):
@@ -162,6 +167,40 @@ class _Count:
         if watch is not None and watch[1] in self._watched:
             lines = read_file(f"/proc/{owner}/fdinfo/{number}").splitlines()
             found.kinds[watch[1]] += sum(line.startswith(watch[0]) for line in lines)
+
+    def _add_opened(self, owner: int, number: str, key: str) -> None:
+        """Count as files what is opened again, by /proc, beyond the files that an object comes with."""
+        included = _FILES_OF.get(self.found.inodes[key])
+        if included is None:
+            return
+        files = self._files.setdefault(key, [])
+        for holder, at in files[:_MOST_COMPARED]:
+            if _kcmp(holder, owner, _KCMP_FILE, at, int(number)) == 0:
+                return
+        files.append((owner, int(number)))
+        if len(files) > included:
+            self.found.kinds["file"] += 1
+
+
+def _inode_of(owner: int, number: str, link: str) -> str:
+    """Name the socket, pipe or memfd that a descriptor leads to; empty for a file, whatever its name."""
+    if link.startswith("/memfd:"):
+        status = os.stat(f"/proc/{owner}/fd/{number}")
+        if status.st_dev in memfd_devices():
+            return f"memfd:{status.st_dev}:{status.st_ino}"
+    return link if link.startswith(("socket:[", "pipe:[")) else ""
+
+
+@cache
+def memfd_devices() -> frozenset[int]:
+    """Give the devices that memfds are on: no file that has a path is on one of them."""
+    found = set()
+    for flags in (0, os.MFD_HUGETLB, *(os.MFD_HUGETLB | size for size in _HUGE_SIZES)):
+        with suppress(OSError):
+            fd = os.memfd_create("kmem-harness", os.MFD_CLOEXEC | flags)
+            found.add(os.fstat(fd).st_dev)
+            os.close(fd)
+    return frozenset(found)
 
 
 def _kind_by_inode(owner: int, number: str, link: str) -> str:

@@ -6,10 +6,12 @@ faults and size say that it has not changed.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 
+from kmem_harness.interposer.descriptors import memfd_devices
 from kmem_harness.interposer.processes import read_file, stat_of
 
 __all__ = ["AddressSpaces", "Size", "Sum", "size_of", "table_of"]
@@ -121,8 +123,9 @@ def size_of(pid: int) -> Size:
     files = set()
     memfds = set()
     for start, device, inode, memfd in _MAPPED_FILE.findall(maps):
-        if memfd:
-            memfds.add(f"memfd:{inode.decode('ascii')}")
+        number = os.makedev(*(int(part, 16) for part in device.split(b":"))) if memfd else 0
+        if number in memfd_devices():
+            memfds.add(f"memfd:{number}:{inode.decode('ascii')}")
         else:
             files.add((start, device, inode))
     return Size(

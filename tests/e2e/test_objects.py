@@ -40,6 +40,8 @@ CHURNS = {
 TRICKS = {
     "in-message": 2_576,
     "mapped-memfd": 1_192 + 208,
+    "memfd-opened-again": 264,
+    "pipe-opened-again": 264,
     "unlinked-and-open": 928 + 264,
     "unlinked-and-mapped": 928 + 264 + 208,
     "renamed": 928,

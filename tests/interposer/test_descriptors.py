@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import array
+import mmap
 import os
 import select
 import socket
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from kmem_harness.interposer.descriptors import count_descriptors
+from kmem_harness.interposer.memory_maps import size_of
 
 WATCHES = frozenset({"epoll-watch"})
 
@@ -93,6 +96,45 @@ def test_descriptors_when_in_an_unread_message_then_are_counted_where_they_wait(
         assert found.in_flight - before.in_flight == 2
         there.recv(1)  # without room for descriptors: the kernel drops them
         assert counted().in_flight == before.in_flight
+
+
+def test_pipe_when_an_end_is_opened_again_then_the_file_counts_and_a_copy_does_not(before):
+    """The table showed nothing new, so what was opened was taken to be closed, without end."""
+    reading, writing = os.pipe()
+    copies = [os.dup(reading), os.dup(writing)]
+    assert (more(before, "pipe"), more(before, "file")) == (1, 0)
+    opened = [os.open(f"/proc/self/fd/{reading}", os.O_RDONLY) for _ in range(3)]
+    assert (more(before, "pipe"), more(before, "file")) == (1, 3)
+    for fd in (reading, writing, *copies, *opened):
+        os.close(fd)
+    assert (more(before, "pipe"), more(before, "file")) == (0, 0)
+
+
+def test_memfd_when_opened_again_then_the_file_counts(before):
+    memfd = os.memfd_create("x")
+    opened = [os.open(f"/proc/self/fd/{memfd}", os.O_RDONLY) for _ in range(3)]
+    assert (more(before, "memfd"), more(before, "file")) == (1, 3)
+    for fd in (memfd, *opened):
+        os.close(fd)
+
+
+@pytest.mark.skipif(not os.access("/", os.W_OK), reason="no file can be made in /")
+def test_file_when_named_as_a_memfd_then_is_a_file_each_time_it_is_opened(before):
+    """Many open files of one inode were one memfd: there was no limit to them."""
+    memfds = size_of(os.getpid()).memfds
+    path = f"/memfd:{os.getpid()}"
+    opened = [os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(3)]
+    try:
+        assert (more(before, "memfd"), more(before, "file")) == (0, 3)
+        os.ftruncate(opened[0], 4096)
+        with mmap.mmap(opened[0], 4096):
+            Path(path).unlink()
+            # The map has a copy of its own, which is no further file.
+            assert (more(before, "memfd"), more(before, "file")) == (0, 4)
+            assert size_of(os.getpid()).memfds == memfds
+    finally:
+        for fd in opened:
+            os.close(fd)
 
 
 def test_process_when_gone_then_holds_nothing():

@@ -69,6 +69,33 @@ static int mapped_memfd(void)
 	return close(fd);
 }
 
+/* A further open file of one that has no path, by the name that /proc gives it. */
+static int opened_again(int fd)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, O_RDONLY) < 0 ? -1 : 0;
+}
+
+static int memfd_opened_again(void)
+{
+	static int fd;
+
+	if (alive == 0)
+		fd = memfd_create("shed", 0);
+	return opened_again(fd);
+}
+
+static int pipe_opened_again(void)
+{
+	static int ends[2];
+
+	if (alive == 0 && pipe(ends) < 0)
+		return -1;
+	return opened_again(ends[0]);
+}
+
 static int unlinked_and_open(void)
 {
 	return make_file("shed") < 0 ? -1 : unlink("shed");
@@ -169,6 +196,8 @@ static const struct {
 } tricks[] = {
 	{ "in-message", in_message },
 	{ "mapped-memfd", mapped_memfd },
+	{ "memfd-opened-again", memfd_opened_again },
+	{ "pipe-opened-again", pipe_opened_again },
 	{ "unlinked-and-open", unlinked_and_open },
 	{ "unlinked-and-mapped", unlinked_and_mapped },
 	{ "renamed", renamed },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -30,6 +31,7 @@ __all__ = ["command_line", "programs"]
 AT_ONCE = 10
 #: Of the long form; fewer at a time, with another seed each, come to the same.
 FAULTS_IN_ALL = int(os.environ.get("KMEM_CHAOS_FAULTS", "500"))
+PLAIN_RUNS = 10
 SHARED = [name for name, fault in FAULTS.items() if fault.whose == "all"]
 OWN = [name for name, fault in FAULTS.items() if fault.whose == "box"]
 
@@ -47,11 +49,14 @@ def one_round(
             run.begin()
         list(threads.map(lambda run: run.suffer(), runs))
     assert procfs_mounts() <= mounts
+    began = time.monotonic()
     after = command_line.run(["sh", "-c", "true & wait"], "--kernel", "v4", "--kmem-limit", "1M")
     assert after.status == 0
     assert after.report["kinds"]["task"]["charged"] == 1
+    # On a machine so busy that a plain run takes its time, others may, too.
+    patience = max(GONE_SECONDS, PLAIN_RUNS * (time.monotonic() - began))
     for run in runs:
-        assert run.seconds <= GONE_SECONDS
+        assert run.seconds <= patience
         yield run.faults, run.seconds
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tests.support.box_peak import measure_box
 from tests.support.command_line import find_parts
-from tests.support.peak import PidsCgroup, descendants
+from tests.support.peak import PidsCgroup, descendants, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,7 +68,7 @@ def _pipes(
     options: Sequence[str],
     around: int | None,
 ) -> Counted:
-    """Count the pipes in the descriptor tables of all below the box's init."""
+    """Count the pipes in the descriptor tables of all there is below the box's init at first."""
     begin = command_line.directory / "begin"
     costs = command_line.directory / "pipes.toml"
     costs.write_text(_PIPES)
@@ -81,13 +81,16 @@ def _pipes(
             *(*priced, *options, *backstop),
             within=cgroup,
         )
+        # Those that are to make them, before there are thousands of threads to look through.
         init = find_parts(process).init
+        until(lambda: bool(descendants(init)), 10, "nobody is in the box")
+        makers = descendants(init)
         over = threading.Event()
 
         def look() -> None:
             nonlocal most
             while not over.wait(0.002):
-                most = max(most, len(_pipes_below(init)))
+                most = max(most, len(_pipes_of(makers)))
 
         looking = threading.Thread(target=look)
         looking.start()
@@ -98,11 +101,11 @@ def _pipes(
     return Counted(outcome, most, _PIPE)
 
 
-def _pipes_below(init: int) -> set[str]:
-    """Find the pipes held below *init*, but for those that are somebody's standard files."""
+def _pipes_of(pids: Sequence[int]) -> set[str]:
+    """Find the pipes that *pids* hold, but for those that are somebody's standard files."""
     found: set[str] = set()
     standard: set[str] = set()
-    for pid in descendants(init):
+    for pid in pids:
         with suppress(OSError):
             for descriptor in Path(f"/proc/{pid}/fd").iterdir():
                 with suppress(OSError):

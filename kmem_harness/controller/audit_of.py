@@ -44,7 +44,9 @@ def begin_audit(
     kinds = box.kinds
     box.tasks = TaskPart(census)
     parts: list[Part] = [box.tasks]
-    if any(kind.included for kind in kinds.values()) or "file" in kinds:
+    if any(kind.included for kind in kinds.values()) or any(
+        name in kinds for name in DescriptorPart.kinds
+    ):
         included = {name: kind.included for name, kind in kinds.items() if kind.included}
         box.spaces = SpacePart(processes, outside, included, bounded=not box.observe)
         descriptors = DescriptorPart(processes, box.spaces)

@@ -90,7 +90,7 @@ class DescriptorPart:
             return
         for pid in found.grown:
             self._spaces.table_grew(pid)
-        counts = {name: found.kinds[name] for name in _BY_DESCRIPTOR if name in kinds}
+        counts = {name: found.kinds[name] for name in _BY_DESCRIPTOR}
         for inode in self._outside_inodes & found.inodes.keys():
             counts[found.inodes[inode]] -= 1
         if found.in_flight:
@@ -99,8 +99,9 @@ class DescriptorPart:
                 return  # a socket that is itself in a message may hold any number of descriptors
             counts = {name: nr + found.in_flight for name, nr in counts.items()}
         files, memfds = self._mapped(books, counts, found)
-        counts["file"] = counts.get("file", 0) + files
-        counts["memfd"] = counts.get("memfd", 0) + memfds
+        counts["file"] += files
+        counts["memfd"] += memfds
+        counts = {name: nr for name, nr in counts.items() if name in kinds}
         sockets = {name: counts.pop(name) for name in _SOCKETS if name in counts}
         books.reconcile(sockets)
         for name, nr in counts.items():

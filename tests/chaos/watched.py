@@ -78,7 +78,9 @@ class WatchedBox:
         """See that it ended well: within its limit, as it had to, with its books balanced."""
         assert status in statuses, (status, report)
         if self._watch:
-            assert self._watch.stop().peak - self.load.beside <= OBJECTS
+            reading = self._watch.stop()
+            seen = self.load.kinds, self.fault, reading, report
+            assert reading.peak - self.load.beside <= OBJECTS, seen
         if report:
             kmem = report["memcg"]["kmem"]
             assert kmem["max_usage"] <= kmem["limit"]

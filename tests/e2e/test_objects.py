@@ -166,6 +166,18 @@ def test_churn_when_limit_has_room_for_fifty_then_frees_are_seen_and_nothing_is_
     assert_books_balance(outcome)
 
 
+@pytest.mark.parametrize(("what", "kind"), [("pipe", "pipe"), ("socket", "unix-socket")])
+def test_churn_when_its_kind_alone_is_charged_then_frees_are_seen(
+    what: str, kind: str, command_line: CommandLine, programs: Programs
+) -> None:
+    """Without files among the kinds nobody looked at descriptors, and nothing was ever freed."""
+    command = [str(programs["churn"]), what, "1000"]
+    outcome = command_line.run(command, "--kinds", kind, "--kmem-limit", str(CHURNS[what]))
+    assert outcome.status == 0, outcome
+    assert outcome.tally() == {"done": "1000", "failures": "0", "first_errno": "none"}
+    assert outcome.report["kinds"][kind]["charged"] == 1000
+
+
 @pytest.mark.parametrize(
     ("trick", "system"),
     [

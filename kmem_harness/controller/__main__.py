@@ -6,6 +6,7 @@ Arguments: KERNEL DIRECTORY CONNECTION_FD OWNER_PIDFD
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import socket
 import sys
@@ -46,13 +47,17 @@ def main() -> None:
     loop.call_later(_SWEEP_SECONDS, lambda: remove_abandoned(directory))
     gc.collect()
     gc.freeze()  # what lives now lives for ever: no collection need look at it again
+    status = 0
     try:
         with suppress(InterruptedError):
             loop.run()
     except MemoryError:
-        sys.exit("kmem-harness: the controller has no memory left, and ends its boxes")
+        sys.stderr.write("kmem-harness: the controller has no memory left, and ends its boxes\n")
+        status = 1
     finally:
         server.end_all()
+    sys.stderr.flush()
+    os._exit(status)  # somebody may wait for our end, and Python's own takes as long as a box's
 
 
 if __name__ == "__main__":

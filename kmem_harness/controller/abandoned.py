@@ -12,6 +12,8 @@ import socket
 import stat
 import time
 
+from kmem_harness.controller.removal import remove_tree
+
 __all__ = ["remove_abandoned"]
 
 #: A directory is there a moment before its controller listens in it.
@@ -27,11 +29,8 @@ def remove_abandoned(own: str) -> list[str]:
         for entry in os.scandir(base)
         if entry.name.startswith(prefix) and entry.name != name and _is_abandoned(entry.path)
     ]
-    if found:
-        import shutil  # noqa: PLC0415 - hardly ever needed
-
-        for path in found:
-            shutil.rmtree(path, ignore_errors=True)
+    for path in found:
+        remove_tree(path)
     return found
 
 

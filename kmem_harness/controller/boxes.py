@@ -61,6 +61,8 @@ _LOOK_REST = 100.0
 #: Where a limit binds user memory, this often: a fifth of the time at most.
 _FAULTS_SECONDS = 0.01
 _FAULTS_REST = 4.0
+#: So long a count of one box may keep the others waiting.
+_BREATH_SECONDS = 0.000_1
 #: How long the end of a box waits for its last task to let go of the filter.
 _LAST_TASK_SECONDS = 2.0
 _ALWAYS_DENIED = dict.fromkeys(
@@ -88,6 +90,9 @@ class Boxes:
         self._on_refusal = on_refusal
         self._gate = Gate(self.all, on_refusal)
         self._ticking = False
+        #: The box that is counted while others are served, if one is.
+        self._counted: Box | None = None
+        self._breath_due = 0.0
         self._looking = False
         self._architecture = native_architecture()
 
@@ -315,6 +320,7 @@ class Boxes:
             BoxProcesses(box.init_pid, with_init=running.lasting),
             lambda: len(running.joined) + (len(running.outsiders) if running.lasting else 1),
             self._on_refusal,
+            lambda: self._serve_others(box),
         )
         self._follow(box)
 
@@ -334,12 +340,24 @@ class Boxes:
     # -- running ---------------------------------------------------------------------------
 
     def _notified(self, running: Running, listener: Listener, events: int) -> None:
+        if self._gate.is_between_steps and (running.box is self._counted or not events & READABLE):
+            return  # it will be there again afterwards
         if events & READABLE:
             self._gate.serve(running.box, listener)
             if self._gate.parked and not self._ticking:
                 self._start_ticking()
         elif events & HANGUP:
             self._last_task_gone(running, listener)
+
+    def _serve_others(self, box: Box | None = None) -> None:
+        """Answer who calls between two steps of what may take long; not *box*, which is counted."""
+        if not self._gate.is_between_steps and time.monotonic() >= self._breath_due:
+            self._counted, self._gate.is_between_steps = box, True
+            try:
+                self._loop.glance()
+            finally:
+                self._counted, self._gate.is_between_steps = None, False
+            self._breath_due = time.monotonic() + _BREATH_SECONDS
 
     def _resume(self, box: Box, listener: Listener, held: tuple[int, ...]) -> None:
         """Serve a call that a fault rule has held until now."""
@@ -352,7 +370,7 @@ class Boxes:
         self._loop.call_later(_TICK_SECONDS, self._tick)
 
     def _tick(self) -> None:
-        self._gate.retry_parked()
+        self._gate.retry_parked(self._serve_others)
         self._ticking = bool(self._gate.parked)
         if self._ticking:
             self._loop.call_later(_TICK_SECONDS, self._tick)

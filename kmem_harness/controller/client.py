@@ -6,7 +6,6 @@ One request at a time goes over one connection; any thread may ask.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +15,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller import protocol
+from kmem_harness.controller.removal import remove_tree
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError, UnsupportedHostError
+from kmem_harness.interposer.readable import is_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -209,20 +210,19 @@ class Controller(Connection):
     def close(self) -> None:
         """Say goodbye, see the process end, and remove what a killed one left behind."""
         super().close()
-        try:
-            self._process.wait(_GOODBYE_SECONDS)
-        except subprocess.TimeoutExpired:
-            with suppress(OSError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            self._process.wait()
         if self.pidfd >= 0:
+            # Not Popen.wait(timeout): that looks again later and later, and ends late.
+            if not is_readable(self.pidfd, _GOODBYE_SECONDS):
+                with suppress(OSError):
+                    signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            self._process.wait()
             os.close(self.pidfd)
             self.pidfd = -1
         self.sweep()
 
     def sweep(self) -> None:
         """Remove the directory of a dead controller; a living one does so itself."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove_tree(self.directory)
 
 
 def connect_running() -> Connection:

@@ -73,6 +73,9 @@ class Gate:
         self._on_refusal = on_refusal
         #: Calls that wait: while there are any, :meth:`retry_parked` must be called soon.
         self.parked: list[_Parked] = []
+        #: Whether calls are served between two steps of something longer: then nothing is done that
+        #: could take long itself.
+        self.is_between_steps = False
 
     def serve(self, box: Box, listener: Listener, held: tuple[int, ...] | None = None) -> None:
         """Answer one waiting notification of *listener*, one of *box*'s.
@@ -112,13 +115,22 @@ class Gate:
             self._let_run(box, listener, notification_id, tid, charge)
             return
         deadline = time.monotonic() + PARK_SECONDS
-        self._decide(_Parked(box, listener, notification_id, tid, charge, deadline))
+        call = _Parked(box, listener, notification_id, tid, charge, deadline)
+        if self.is_between_steps:
+            self.parked.append(call)
+        else:
+            self._decide(call)
 
-    def retry_parked(self) -> None:
-        """Look again at every call that waits; each is answered by its deadline."""
+    def retry_parked(self, breathe: Callable[[], None] | None = None) -> None:
+        """Look again at every call that waits; each is answered by its deadline.
+
+        *breathe* is called after each.
+        """
         waiting, self.parked = self.parked, []
         for parked in waiting:
             self._decide(parked)
+            if breathe is not None:
+                breathe()
 
     def forget(self, listener: Listener) -> None:
         """Drop the waiting calls of a listener that is no more."""

@@ -118,6 +118,13 @@ class Loop:
             fresh.clear()
             dispatch(poll(patience_ms))
 
+    def glance(self) -> None:
+        """Serve listeners that are readable now, in the middle of another handler."""
+        for fd, events in self._poll.poll(0):
+            if fd in self._listeners:
+                self._fresh.add(fd)  # what this round still has of it is true no more
+                self._handlers[fd](events)
+
     def _dispatch(self, ready: list[tuple[int, int]]) -> None:
         handlers = self._handlers
         fresh = self._fresh

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kmem_harness.controller.parts import between
 from kmem_harness.interposer.names import NameWatch, Seen, held_unlinked
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kmem_harness.controller.books import Books, Charge, Kind
     from kmem_harness.interposer.file_systems import FileSystems
     from kmem_harness.interposer.processes import BoxProcesses
@@ -31,11 +34,13 @@ class NamePart:
         systems: FileSystems,
         families: dict[str, dict[str, Kind]],
         processes: BoxProcesses,
+        breathe: Callable[[], None],
     ) -> None:
         """Place what is charged as the dearest of each of *families*, kinds by class."""
         self._systems = systems
         self._families = families
         self._processes = processes
+        self._breathe = breathe
         self._kinds = [kind for family in families.values() for kind in family.values()]
         self.kinds = tuple(kind.name for kind in self._kinds)
         self._used = systems.used()
@@ -107,7 +112,9 @@ class NamePart:
         self._under_way = sum(books.open(kind) for kind in self._kinds)
         earlier = self._held or set()
         nameless = self._going + seen.gone
-        self._held = held_unlinked(self._processes.list()) if nameless else set()
+        self._held = (
+            held_unlinked(between(self._processes.list(), self._breathe)) if nameless else set()
+        )
         may_go = nameless + seen.unsure
         if self._held is not None:
             # One that is in use still was counted among those that are gone.

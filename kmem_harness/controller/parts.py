@@ -12,19 +12,26 @@ from kmem_harness.interposer.host_counts import count_system_v, nr_negative_dent
 from kmem_harness.interposer.memory_maps import AddressSpaces, Sum
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from kmem_harness.controller.books import Books
     from kmem_harness.interposer.census import TaskCensus
     from kmem_harness.interposer.processes import BoxProcesses
 
-__all__ = ["DescriptorPart", "LookupPart", "SpacePart", "SystemVPart", "TaskPart"]
+__all__ = ["DescriptorPart", "LookupPart", "SpacePart", "SystemVPart", "TaskPart", "between"]
 
 _SOCKETS = ("unix-socket", "tcp-socket", "tcp6-socket", "udp-socket", "netlink-socket")
 _WATCHES = ("epoll-watch", "inotify-watch")
 _BY_DESCRIPTOR = (*_SOCKETS, "file", "pipe", "anon-file", "inotify", "memfd", *_WATCHES)
 _GROWING = ("vma", "page-table", "descriptor-table")
 _SYSTEM_V = ("sysv-sem", "sysv-msg", "sysv-shm")
+
+
+def between(pids: Iterable[int], breathe: Callable[[], None]) -> Iterator[int]:
+    """Give *pids*, and breathe after each."""
+    for pid in pids:
+        yield pid
+        breathe()
 
 
 class TaskPart:
@@ -67,9 +74,12 @@ class DescriptorPart:
 
     kinds = _BY_DESCRIPTOR
 
-    def __init__(self, processes: BoxProcesses, spaces: SpacePart) -> None:
+    def __init__(
+        self, processes: BoxProcesses, spaces: SpacePart, breathe: Callable[[], None]
+    ) -> None:
         """Count what *processes* hold; *spaces* knows the mappings that keep closed files."""
         self._processes = processes
+        self._breathe = breathe
         self._spaces = spaces
         self._known: dict[str, str] = {}
         self._failed = 0
@@ -125,7 +135,7 @@ class DescriptorPart:
     def _scan(self, watched: set[str]) -> Descriptors | None:
         """Look at all tables, and at those of processes that appeared meanwhile."""
         pids = self._processes.list()
-        found = count_descriptors(pids, self._known, watched)
+        found = count_descriptors(between(pids, self._breathe), self._known, watched)
         late = set(self._processes.list()).difference(pids)
         if late:
             # Whoever forked them may have closed, before we came to it, what they still hold.
@@ -157,19 +167,21 @@ class SpacePart:
         processes: BoxProcesses,
         outside: Callable[[], int],
         included: dict[str, int],
+        breathe: Callable[[], None],
         *,
         bounded: bool,
     ) -> None:
         """Look at *processes*, of which *outside* were made outside and so are not charged."""
         self._processes = processes
         self._outside = outside
+        self._breathe = breathe
         self._spaces = AddressSpaces(included)
         self._bounded = bounded
         self._failed = 0
 
     def look(self) -> Sum:
         """Sum up the address spaces as they are now."""
-        return self._spaces.sum(self._processes.list())
+        return self._spaces.sum(between(self._processes.list(), self._breathe))
 
     def table_grew(self, pid: int) -> None:
         """Look at the size of this process's table of descriptors from now on."""

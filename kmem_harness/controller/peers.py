@@ -6,11 +6,12 @@ Whoever runs in a box is our own user, too, and sees our files: its user id says
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from kmem_harness.interposer.readable import is_readable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -43,7 +44,7 @@ def is_within(peer: socket.socket, inits: Collection[int]) -> bool:
         return _descends(pid, inits)
     try:
         # Its number cannot have been given to another one as long as it lives.
-        return _descends(pid, inits) or bool(select.select([pidfd], [], [], 0)[0])
+        return _descends(pid, inits) or is_readable(pidfd, 0)
     finally:
         os.close(pidfd)
 

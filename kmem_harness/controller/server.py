@@ -17,6 +17,7 @@ from kmem_harness.controller.legacy import Legacy
 from kmem_harness.controller.live_tasks import TASK_FILES, refuse_move, show_tasks
 from kmem_harness.controller.loop import OUT_OF_DESCRIPTORS, READABLE, Loop
 from kmem_harness.controller.peers import credentials_of, is_within
+from kmem_harness.controller.removal import remove_tree
 from kmem_harness.controller.room import is_scarce
 from kmem_harness.controller.running import memcg_report
 from kmem_harness.core import files
@@ -98,13 +99,9 @@ class Server:
     def end_all(self) -> None:
         """Kill every box and remove every file of ours: the owner is gone."""
         self._boxes.end_all()
-        import shutil  # noqa: PLC0415 - only at the end: a controller has to start quickly
-
         with suppress(OSError):
             os.unlink(self._control_path)
-        shutil.rmtree(
-            self._directory, ignore_errors=True
-        )  # the owner may keep files of its own there
+        remove_tree(self._directory)  # the owner may keep files of its own there
 
     def _accept(self, _: int) -> None:
         if self._listening is None:

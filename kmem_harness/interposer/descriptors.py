@@ -14,8 +14,12 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from typing import TYPE_CHECKING
 
 from kmem_harness.interposer.processes import read_file, stat_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "SOCKET_KINDS",
@@ -80,7 +84,7 @@ class Descriptors:
 
 
 def count_descriptors(
-    pids: list[int], known: dict[str, str], watched: frozenset[str] | set[str]
+    pids: Iterable[int], known: dict[str, str], watched: frozenset[str] | set[str]
 ) -> Descriptors:
     """Count what the descriptor tables of *pids* hold.
 

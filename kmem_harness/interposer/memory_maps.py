@@ -10,9 +10,13 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kmem_harness.interposer.descriptors import memfd_devices
 from kmem_harness.interposer.processes import read_file, stat_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["AddressSpaces", "Size", "Sum", "size_of", "table_of"]
 
@@ -61,7 +65,7 @@ class AddressSpaces:
         #: Processes whose table of descriptors has grown: it never shrinks, whatever is closed.
         self.grown: set[int] = set()
 
-    def sum(self, pids: list[int]) -> Sum:
+    def sum(self, pids: Iterable[int]) -> Sum:
         """Look at *pids*; a process that shares its parent's memory counts like any other."""
         total = Sum()
         known: dict[int, tuple[tuple[int, ...], Size]] = {}

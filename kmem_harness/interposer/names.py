@@ -15,9 +15,13 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kmem_harness.interposer.descriptors import waiting_descriptors
 from kmem_harness.interposer.processes import read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["REMOVALS", "NameWatch", "Seen", "held_unlinked", "tells_births"]
 
@@ -202,7 +206,7 @@ def _place(tid: int, syscall: str, notification: tuple[int, ...]) -> tuple[int, 
     return os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), text
 
 
-def held_unlinked(pids: list[int]) -> set[tuple[int, int]] | None:
+def held_unlinked(pids: Iterable[int]) -> set[tuple[int, int]] | None:
     """Find the inodes without a name that *pids* hold, as (device, inode).
 
     By descriptors, directories they are in, and mappings. ``None`` where that cannot be told: one of

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import select
 import signal
 import struct
 import subprocess
@@ -24,6 +23,7 @@ from kmem_harness.core.errors import (
     ShimError,
     UnsupportedHostError,
 )
+from kmem_harness.interposer.readable import is_readable
 from kmem_harness.runtimes.backstop import Backstop, make_backstop
 from kmem_harness.runtimes.command import check_command
 from kmem_harness.runtimes.spec import BoxSpec, ContainerSpec, ExitStatus
@@ -80,7 +80,10 @@ def probe(isolation: str) -> str | None:
         ) as guard:
             os.close(writing)
             writing = -1
-            code = guard.wait(_START_SECONDS)
+            # Not Popen.wait(timeout), which looks again and again: its end is the pipe's.
+            if not is_readable(reading, _START_SECONDS):
+                guard.kill()
+            code = guard.wait()
         failures = [m for m in _messages(reading) if m[0] == _STATUS_FAILED]
     finally:
         os.close(reading)
@@ -167,10 +170,7 @@ class LocalBox:
         """Wait until nothing of the box is left. Raises: TimeoutError, the box goes on then."""
         if not self._ended:
             # Not Popen.wait(timeout): that looks only every 50 ms.
-            patience = None if timeout is None else timeout * 1000
-            guard = select.poll()  # of our own: another thread may wait, too
-            guard.register(self._guard_pidfd, select.POLLIN)
-            if not guard.poll(patience):
+            if not is_readable(self._guard_pidfd, timeout):
                 message = f"the box still runs after {timeout} s"
                 raise TimeoutError(message)
             self._finish()
@@ -238,7 +238,7 @@ class LocalBox:
             # Guard or init was killed, by us or by somebody else, and took the target along.
             # Not its pid: whoever adopted an init without a guard may be slow to reap it.
             if self._init_pidfd >= 0:
-                select.select([self._init_pidfd], [], [], _START_SECONDS)
+                is_readable(self._init_pidfd, _START_SECONDS)
             if int(self._status) == _GUARD_FAILED:
                 self._status = ExitStatus.killed(signal.SIGKILL)
 
@@ -256,7 +256,7 @@ class LocalBox:
     def _await_ready(self) -> None:
         """Learn init's pid, and wait until init has set the box up."""
         while True:
-            ready, _, _ = select.select([self._reading], [], [], _START_SECONDS)
+            ready = is_readable(self._reading, _START_SECONDS)
             message = os.read(self._reading, _STATUS.size) if ready else b""
             if len(message) != _STATUS.size:
                 raise KmemHarnessError("the box's init did not start")

@@ -33,6 +33,9 @@ _FOR_COMMANDS = frozenset(
 )
 #: What one way in particular is compared with, by load: the rest is left out of it.
 _ONLY_FOR = {"C loop": ("call", "plain"), "Python loop": ("call",)} | dict.fromkeys(BUSY, ("fork",))
+#: Loads that a way is left out of: strace stops each of a million calls, twice; sandlock forbids
+#: to listen.
+_NOT_FOR = {"strace": ("plain",), "sandlock": ("redis",)}
 _MEMORY = Path("/dev/shm")
 
 
@@ -57,11 +60,16 @@ def _ways_of(ways: Ways) -> Callable[[Load], dict[str, Callable[[Sequence[str]],
     def choose(load: Load) -> dict[str, Callable[[Sequence[str]], str]]:
         """Leave the floors to the loads they are floors of, and what is much slower to small loads."""
         if load.script is not None:
-            return {name: run for name, run in ways.runs.items() if name in _FOR_COMMANDS}
+            return {
+                name: run
+                for name, run in ways.runs.items()
+                if name in _FOR_COMMANDS and load.name not in _NOT_FOR.get(name, ())
+            }
         return {
             name: run
             for name, run in ways.runs.items()
             if load.name in _ONLY_FOR.get(name, (load.name,))
+            and load.name not in _NOT_FOR.get(name, ())
         }
 
     return choose

@@ -7,6 +7,7 @@ of this machine, at this moment, say little.
 from __future__ import annotations
 
 import statistics
+import subprocess
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,16 @@ def seconds_of_one(load: Load, run: Callable[[Sequence[str]], str], command: lis
     return float(text.partition("ns=")[2].split()[0]) / 1e9
 
 
+def _seconds_if_it_works(
+    load: Load, run: Callable[[Sequence[str]], str], command: list[str]
+) -> float | str:
+    """Give the seconds, or why there are none: all other figures are worth having."""
+    try:
+        return seconds_of_one(load, run, command)
+    except (RuntimeError, subprocess.SubprocessError) as error:
+        return str(error)
+
+
 def measure(
     loads: Iterable[Load],
     ways_of: Callable[[Load], dict[str, Callable[[Sequence[str]], str]]],
@@ -99,5 +110,10 @@ def measure(
             names = list(ways)
             names = names[number % len(names) :] + names[: number % len(names)]
             for way in names:
-                figures.add(load.name, way, seconds_of_one(load, ways[way], command))
+                seconds = _seconds_if_it_works(load, ways[way], command)
+                if isinstance(seconds, str):
+                    tell(f"{load.name}, {way}: left out, {seconds}")
+                    del ways[way]
+                else:
+                    figures.add(load.name, way, seconds)
     return figures

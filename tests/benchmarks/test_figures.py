@@ -79,3 +79,18 @@ def test_load_when_it_is_a_whole_command_then_is_timed_from_outside(tmp_path):
     assert load.command("load")[:2] == ["/bin/sh", "-ec"]
     prepare(tmp_path)
     assert len(list(tmp_path.glob("*.c"))) == 16
+
+
+def test_measure_when_a_way_does_not_work_then_leaves_it_out_and_goes_on():
+    told = []
+
+    def fail(_):
+        message = "exit 1"
+        raise RuntimeError(message)
+
+    ways = {"native": lambda _: "ns=1000\n", "peer": fail}
+    load = Load("fork", "a fork", 100)
+    found = measure([load], lambda _: ways, "load", rounds=3, share=1.0, tell=told.append)
+    assert found.median("fork", "native") == pytest.approx(1e-6)
+    assert found.median("fork", "peer") is None
+    assert told[1:] == ["fork, peer: left out, exit 1"]

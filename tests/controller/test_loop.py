@@ -73,3 +73,29 @@ def test_timer_when_cancelled_then_lets_go_of_its_action_at_once():
     loop.call_later(0.03, loop.stop)
     loop.run()
     assert ran == []
+
+
+def test_listener_when_glanced_at_in_the_middle_of_a_round_then_is_not_served_again_in_it():
+    """What it had to say was taken: who asked a real one again would wait for ever."""
+    loop = Loop()
+    first, second = socket.socketpair(), socket.socketpair()
+    second[0].setblocking(False)
+    heard = []
+
+    def hear(_):
+        heard.append(second[0].recv(1))
+
+    def count(_):
+        first[0].recv(1)
+        loop.glance()
+        loop.glance()
+        loop.call_later(0.02, loop.stop)
+
+    loop.watch(first[0].fileno(), count, is_listener=True)
+    loop.watch(second[0].fileno(), hear, is_listener=True)
+    first[1].send(b"x")
+    second[1].send(b"ab")
+    loop.run()
+    assert heard == [b"a", b"b"]
+    for one in (*first, *second):
+        one.close()

@@ -33,12 +33,10 @@ def begin_audit(
     processes: BoxProcesses,
     outside: Callable[[], int],
     on_refusal: Callable[[Box, dict[str, Any]], None],
-    breathe: Callable[[], None],
 ) -> None:
     """See what there is to look at, before the target makes anything.
 
     :param outside: says how many of *processes* were made outside, and so are not charged.
-    :param breathe: is called between the processes of a look that may take long.
     :param on_refusal: is given the card of each process killed for its user memory.
 
     Raises: OSError if the box is gone, or not ours to look at.
@@ -50,13 +48,13 @@ def begin_audit(
         name in kinds for name in DescriptorPart.kinds
     ):
         included = {name: kind.included for name, kind in kinds.items() if kind.included}
-        box.spaces = SpacePart(processes, outside, included, breathe, bounded=not box.observe)
-        descriptors = DescriptorPart(processes, box.spaces, breathe)
+        box.spaces = SpacePart(processes, outside, included, box.breathe, bounded=not box.observe)
+        descriptors = DescriptorPart(processes, box.spaces, box.breathe)
         descriptors.leave_out_what_is_there()
         parts += [box.spaces, descriptors]
     names = families(kinds)
     if names:
-        box.names = NamePart(FileSystems(box.init_pid), names, processes, breathe)
+        box.names = NamePart(FileSystems(box.init_pid), names, processes, box.breathe)
         parts.append(box.names)
     if "dentry" in kinds:
         parts.append(LookupPart())

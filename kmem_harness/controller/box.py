@@ -95,6 +95,8 @@ class Box:
         self.prices = Prices()
         #: One for the first process, and one for each that entered later and is still there.
         self.listeners: list[Listener] = []
+        #: Called between the steps of what takes long for this box.
+        self.breathe: Callable[[], None] = _go_on
         #: What looks at its processes, from the start on; the rest are parts of it.
         self.audit: Audit | None = None
         self.tasks: TaskPart | None = None
@@ -174,6 +176,7 @@ class Box:
         for tid, charge in list(self.tickets.items()):
             if is_over(tid, charge.number, charge.last_child):
                 del self.tickets[tid]
+            self.breathe()
 
     def take_census(self, is_over: Callable[[int, int, bytes | None], bool]) -> None:
         """Find out what is alive and take back what is not."""
@@ -320,6 +323,7 @@ class Box:
             self._look_seconds += self.audit.seconds
             self._doubts = dict.fromkeys([*self._doubts, *self.audit.doubts()])
             self.audit.close()
+        self.breathe = _go_on
         self.audit = self.tasks = self.spaces = self.names = self.user = None
         self._forks.clear()
 
@@ -338,6 +342,10 @@ class Box:
         self.listeners.clear()
         self.events = self.recording = None
         self.prices = Prices()  # some tell the box of what they see: it would never be let go
+
+
+def _go_on() -> None:
+    """Let nobody in between."""
 
 
 def _counters_above(memcg: Memcg) -> tuple[ResourceCounter, ...]:

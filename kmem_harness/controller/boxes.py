@@ -62,7 +62,7 @@ _LOOK_REST = 100.0
 _FAULTS_SECONDS = 0.01
 _FAULTS_REST = 4.0
 #: So long a count of one box may keep the others waiting.
-_BREATH_SECONDS = 0.000_1
+_BREATH_SECONDS = 0.000_05
 #: How long the end of a box waits for its last task to let go of the filter.
 _LAST_TASK_SECONDS = 2.0
 _ALWAYS_DENIED = dict.fromkeys(
@@ -90,8 +90,8 @@ class Boxes:
         self._on_refusal = on_refusal
         self._gate = Gate(self.all, on_refusal)
         self._ticking = False
-        #: The box that is counted while others are served, if one is.
-        self._counted: Box | None = None
+        #: The box that has to wait while others are served, if one does.
+        self._waiting: Box | None = None
         self._breath_due = 0.0
         self._looking = False
         self._architecture = native_architecture()
@@ -311,16 +311,16 @@ class Boxes:
             running.outsiders = {"1", pid_inside(target)}
         if not running.bounded:
             return  # nothing is charged, so there are no books to compare with
+        box.breathe = lambda: self._serve_others(box)
         begin_audit(
             box,
             DescendantCensus(box.init_pid, frozenset({str(target)}))
             if running.isolation == "none"
             else NamespaceCensus(box.init_pid, running.outsiders),
             # An engine's own init may be the target itself; ours never is.
-            BoxProcesses(box.init_pid, with_init=running.lasting),
+            BoxProcesses(box.init_pid, with_init=running.lasting, breathe=box.breathe),
             lambda: len(running.joined) + (len(running.outsiders) if running.lasting else 1),
             self._on_refusal,
-            lambda: self._serve_others(box),
         )
         self._follow(box)
 
@@ -340,7 +340,7 @@ class Boxes:
     # -- running ---------------------------------------------------------------------------
 
     def _notified(self, running: Running, listener: Listener, events: int) -> None:
-        if self._gate.is_between_steps and (running.box is self._counted or not events & READABLE):
+        if self._gate.is_between_steps and (running.box is self._waiting or not events & READABLE):
             return  # it will be there again afterwards
         if events & READABLE:
             self._gate.serve(running.box, listener)
@@ -349,14 +349,14 @@ class Boxes:
         elif events & HANGUP:
             self._last_task_gone(running, listener)
 
-    def _serve_others(self, box: Box | None = None) -> None:
-        """Answer who calls between two steps of what may take long; not *box*, which is counted."""
+    def _serve_others(self, box: Box) -> None:
+        """Answer calls of other boxes between two steps of what may take long for *box*."""
         if not self._gate.is_between_steps and time.monotonic() >= self._breath_due:
-            self._counted, self._gate.is_between_steps = box, True
+            self._waiting, self._gate.is_between_steps = box, True
             try:
                 self._loop.glance()
             finally:
-                self._counted, self._gate.is_between_steps = None, False
+                self._waiting, self._gate.is_between_steps = None, False
             self._breath_due = time.monotonic() + _BREATH_SECONDS
 
     def _resume(self, box: Box, listener: Listener, held: tuple[int, ...]) -> None:

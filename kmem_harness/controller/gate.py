@@ -121,16 +121,16 @@ class Gate:
         else:
             self._decide(call)
 
-    def retry_parked(self, breathe: Callable[[], None] | None = None) -> None:
+    def retry_parked(self, breathe: Callable[[Box], None] | None = None) -> None:
         """Look again at every call that waits; each is answered by its deadline.
 
-        *breathe* is called after each.
+        *breathe* is called after each, with its box.
         """
         waiting, self.parked = self.parked, []
         for parked in waiting:
             self._decide(parked)
             if breathe is not None:
-                breathe()
+                breathe(parked.box)
 
     def forget(self, listener: Listener) -> None:
         """Drop the waiting calls of a listener that is no more."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kmem_harness.interposer.census import DescendantCensus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["BoxProcesses", "Stat", "read_file", "stat_of"]
 
@@ -57,9 +60,15 @@ def stat_of(pid: int) -> Stat | None:
 class BoxProcesses:
     """The processes of one box, those that are not charged included, its own init left out."""
 
-    def __init__(self, init_pid: int, *, with_init: bool) -> None:
-        """List below *init_pid*; *with_init*: and it, too, for it is the target."""
+    def __init__(
+        self, init_pid: int, *, with_init: bool, breathe: Callable[[], None] | None = None
+    ) -> None:
+        """List below *init_pid*; *with_init*: and it, too, for it is the target.
+
+        *breathe* is called after each, for a list of many takes long.
+        """
         self._init = init_pid
+        self._breathe = breathe
         self._with_init = with_init
         self._descendants = DescendantCensus(init_pid, frozenset())
         self._has_children_files = os.path.exists(
@@ -79,6 +88,8 @@ class BoxProcesses:
                     seen.add(child)
                     waiting.append(child)
                     found.append(child)
+            if self._breathe is not None:
+                self._breathe()
         return found
 
 

@@ -195,7 +195,9 @@ class Ways:
         return lambda command: self._native([python, "-c", _SANDLOCK, self._directory, *command])
 
     def _docker(self) -> Callable[[Sequence[str]], str] | str:
-        asked = ["docker", "images", "-q", "busybox", "alpine"]
+        asked = ["docker", "images", "-q"]
+        for name in ("busybox", "alpine"):
+            asked += ["--filter", f"reference={name}"]
         image = ""
         with suppress(OSError, subprocess.SubprocessError):
             found = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)

@@ -12,9 +12,8 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from errno import ETIMEDOUT
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kmem_harness.controller.loop import OUT_OF_DESCRIPTORS
 from kmem_harness.controller.peers import credentials_of, parent_of
@@ -38,8 +37,7 @@ MAX_PEERS = 64
 _OUTCOME = struct.Struct("=IiI20s")  # struct outcome of shim.c
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(NamedTuple):
     """What a successful handshake gives: the listener, the flags it has, who handed it over.
 
     ``joined``: not by the process announced, but by one that entered a box already up.

@@ -9,8 +9,7 @@ import select
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,8 +19,7 @@ __all__ = ["Legacy", "carry_out"]
 _PATIENCE_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Legacy:
+class Legacy(NamedTuple):
     """A *message* for the unix socket at *socket*."""
 
     socket: str

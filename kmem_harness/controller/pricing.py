@@ -7,9 +7,8 @@ each box when it is first seen, for most never are.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kmem_harness.controller.books import Charge, Kind, Price
 from kmem_harness.costs.kinds import Modelled, charged_syscalls
@@ -29,12 +28,11 @@ _TABLE = "descriptor-table"
 _NEW_DESCRIPTOR = 7  # argument 1 of dup2 and dup3, in a notification
 
 
-@dataclass(frozen=True)
-class _Tariff:
+class _Tariff(NamedTuple):
     """The calls that are charged, by number, and where the trap itself is narrowed."""
 
-    calls: dict[int, tuple[str, Modelled]] = field(default_factory=dict)
-    only_if: dict[str, Condition] = field(default_factory=dict)
+    calls: dict[int, tuple[str, Modelled]]
+    only_if: dict[str, Condition]
 
 
 class Prices(dict[int, Price]):
@@ -48,7 +46,7 @@ class Prices(dict[int, Price]):
     ) -> None:
         """Price the calls of *tariff*; without, none is charged."""
         super().__init__()
-        self._tariff = tariff or _Tariff()
+        self._tariff = tariff or _Tariff({}, {})
         self._kinds = kinds or {}
         self._grown = grown
 
@@ -128,7 +126,7 @@ def make_prices(
 @lru_cache(maxsize=8)
 def _tariff(known: frozenset[str], costly: frozenset[str], architecture: Architecture) -> _Tariff:
     """Find the calls that make one of the kinds *known*, of which only *costly* have a price."""
-    tariff = _Tariff()
+    tariff = _Tariff({}, {})
     for name, entry in charged_syscalls(known).items():
         number = architecture.numbers.get(name)
         charged = [case for case in entry.cases if costly.intersection(case.makes)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kmem_harness.core.errors import kernel_error
 
@@ -41,8 +41,7 @@ def _as_the_kernel_sees(text: str) -> str:
     return text.partition("\0")[0].strip(_BLANKS)
 
 
-@dataclass(frozen=True)
-class LimitSyntax:
+class LimitSyntax(NamedTuple):
     """How one release reads a limit.
 
     :param max_nbytes: the longest text taken; longer is E2BIG (K17).
@@ -99,8 +98,7 @@ class LimitSyntax:
         return self.unlimited if self.saturates else rounded % _WRAP
 
 
-@dataclass(frozen=True)
-class IntegerSyntax:
+class IntegerSyntax(NamedTuple):
     """How one release reads an integer file (K27).
 
     :param max_nbytes: the longest text taken.

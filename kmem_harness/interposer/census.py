@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from kmem_harness.interposer.stillness import Stillness
 from kmem_harness.interposer.syscalls import ARCHITECTURES
@@ -50,8 +49,7 @@ _CLONES = frozenset(
 _WORTH_ASKING = 50
 
 
-@dataclass(frozen=True)
-class Tasks:
+class Tasks(NamedTuple):
     """Live tasks, unreaped ones included, that were created inside a box."""
 
     processes: int

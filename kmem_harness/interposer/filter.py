@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from kmem_harness.interposer.syscalls import Architecture
@@ -50,8 +49,7 @@ _INSTRUCTION = struct.Struct("=HBBI")
 _OFFER = struct.Struct("=IIII")
 
 
-@dataclass(frozen=True)
-class Condition:
+class Condition(NamedTuple):
     """Narrow a rule by argument number *arg*: a bit of *mask* is set, or it equals *equal*.
 
     With *unset*, no bit of *mask* is set.
@@ -72,8 +70,7 @@ class Condition:
         return bool(word & self.mask) != self.unset
 
 
-@dataclass(frozen=True)
-class FilterPlan:
+class FilterPlan(NamedTuple):
     """What a filter shall do; every call in neither table runs untouched.
 
     ``trap`` maps a call to a notification, ``deny`` to an errno; names the architecture lacks

@@ -11,7 +11,6 @@ import ctypes
 import os
 import re
 import struct
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -180,6 +179,8 @@ class NameWatch:
 
 def tells_births() -> bool:
     """Say whether a file in the temporary directory says when it was born."""
+    import tempfile  # noqa: PLC0415 - for doctor alone, and slow
+
     with tempfile.TemporaryFile() as file:
         return NameWatch()._birth(file.fileno()) > 0  # noqa: SLF001 - this module's own
 

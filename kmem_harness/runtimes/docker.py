@@ -11,7 +11,6 @@ import copy
 import functools
 import os
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import docker.errors
@@ -124,7 +123,7 @@ class DockerRuntime:
                 'give ["sh", "-c", "..."] to have a shell split it'
             )
             raise ConfigurationError(message)
-        return replace(spec, command=tuple(spec.command))
+        return spec._replace(command=tuple(spec.command))
 
     def run(self, box: Box) -> None:
         """Create and start the container of *box*."""

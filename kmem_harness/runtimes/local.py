@@ -14,7 +14,6 @@ import struct
 import subprocess
 import threading
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import (
@@ -316,7 +315,7 @@ class LocalRuntime:
         if spec.options:
             message = f"options {', '.join(sorted(spec.options))} are an engine's: leave them out"
             raise ConfigurationError(message)
-        return replace(spec, command=check_command(spec.command, spec.env, spec.cwd))
+        return spec._replace(command=check_command(spec.command, spec.env, spec.cwd))
 
     def run(self, box: Box) -> None:
         """Start what *box* describes, and see it under its filter."""
@@ -329,7 +328,7 @@ class LocalRuntime:
             env=None if spec.env is None else dict(spec.env),
         )
         with box.step("create", spec=made):
-            spec = replace(spec, command=tuple(made.command), env=made.env)
+            spec = spec._replace(command=tuple(made.command), env=made.env)
         with box.step("start"):
             running = self.start(spec, box.socket)
             box.attach(running)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,8 +50,7 @@ class ExitStatus(int):
         return f"ExitStatus({int(self)}, signal={self.signal})"
 
 
-@dataclass(frozen=True)
-class BoxSpec:
+class BoxSpec(NamedTuple):
     """What to run. ``None`` for a stream means: ours.
 
     ``pids_max`` is a second, hard bound that the kernel itself enforces, in tasks.
@@ -65,7 +65,7 @@ class BoxSpec:
     stderr: Any = None
     pids_max: int | None = None
     image: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass

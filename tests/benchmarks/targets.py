@@ -56,11 +56,8 @@ _SWITCHING = (
 _BOX_MEMORY = (
     "what a box's own processes map is kept for its address spaces, and differs by command"
 )
-_IMPORTS = "click takes 28 of it, the rest of the standard library and pluggy 20"
-_ENDS = (
-    "imports, beside which the controller starts; then 15 for the box, and 10 each for the ends of both "
-    "processes"
-)
+_IMPORTS = "click takes 28 of it, the rest of the standard library and pluggy 12"
+_ENDS = "its imports first; the controller starts beside them and takes as long; then 7 for the box"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pytest
 
 from kmem_harness import Harness
 from kmem_harness.controller.abandoned import remove_abandoned
+from tests.support.leftovers import lives
 from tests.support.peak import until
 
 OLD_SECONDS = 3600
@@ -49,7 +50,7 @@ def killed(base):
         os.kill(int(pid), signal.SIGSTOP)  # else it could clear up before it is killed itself
         owner.kill()
         os.kill(int(pid), signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{pid}/exe").exists(), 5, "the controller lives")
+    until(lambda: not lives(int(pid)), 5, "the controller lives")
     assert Path(directory).parent == base
     return Path(directory)
 

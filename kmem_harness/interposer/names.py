@@ -52,8 +52,10 @@ _MAPPED = re.compile(
 )
 _MOST_WATCHED = 256
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-#: An inode's birth may be stamped so much earlier than it happened: a tick of the kernel's clock.
-_TICK_SECONDS = 0.01
+#: The clock that births are stamped with, which another one may be ahead of by a tick and more.
+_CLOCK_REALTIME_COARSE = 5  # include/uapi/linux/time.h
+#: What a file system may cut off a stamp: most keep all of it, some hundredths of a second.
+_CUT_OFF_NS = 10_000_000
 
 # struct statx (include/uapi/linux/stat.h): stx_mask, stx_nlink at 16, stx_ino at 32, stx_btime at
 # 80, stx_dev_major and stx_dev_minor at 136.
@@ -82,11 +84,11 @@ class NameWatch:
 
     def __init__(self) -> None:
         """Take for the box's own what is born from now on."""
-        self._began = time.time()
+        self._began = time.time_ns()  # what is stamped a tick too early is taken for older
         #: By thread: the inode it may be removing.
         self._going: dict[int, int] = {}
         #: By thread: the directory, the path in it, and when it was asked for.
-        self._coming: dict[int, tuple[int, bytes, float]] = {}
+        self._coming: dict[int, tuple[int, bytes, int]] = {}
         self._libc = ctypes.CDLL(None)
         self._buffer = ctypes.create_string_buffer(256)
         self._seen = Seen()
@@ -104,7 +106,7 @@ class NameWatch:
                 if syscall in REMOVALS:
                     self._watch_going(tid, os.open(path, _LOOK, dir_fd=base))
                 else:
-                    self._coming[tid] = (base, path, time.time())
+                    self._coming[tid] = (base, path, time.clock_gettime_ns(_CLOCK_REALTIME_COARSE))
                     base = -1
             finally:
                 if base >= 0:
@@ -141,12 +143,12 @@ class NameWatch:
             del self._coming[tid]
             os.close(coming[0])
 
-    def _is_made(self, base: int, path: bytes, asked: float) -> bool:
+    def _is_made(self, base: int, path: bytes, asked: int) -> bool:
         found = self._look(base, path, _ON_NAME)
         if found is None:
             return False
         nr_links, born, inode = found
-        made = nr_links > 0 and born >= asked - _TICK_SECONDS
+        made = nr_links > 0 and born >= asked - _CUT_OFF_NS
         if made:
             self._made.add(inode)
         return made
@@ -159,21 +161,21 @@ class NameWatch:
             self._seen.unsure += not born
             os.close(fd)
 
-    def _birth(self, fd: int) -> float:
-        """Say when an inode was born, in seconds since the epoch; 0 if nobody knows."""
+    def _birth(self, fd: int) -> int:
+        """Say when an inode was born, in nanoseconds since the epoch; 0 if nobody knows."""
         found = self._look(fd, b"", _ON_DESCRIPTOR)
-        return 0.0 if found is None else found[1]
+        return 0 if found is None else found[1]
 
     def _look(
         self, fd: int, path: bytes, flags: int
-    ) -> tuple[int, float, tuple[int, int, int]] | None:
+    ) -> tuple[int, int, tuple[int, int, int]] | None:
         """Give an inode's links, its birth as :meth:`_birth` does, and which it is."""
         if _NR_STATX is None or self._libc.syscall(
             _NR_STATX, fd, path, flags, _WANTED, self._buffer
         ):
             return None
         known, nr_links, number, seconds, nanoseconds, *device = _STATX.unpack_from(self._buffer)
-        born = seconds + nanoseconds / 1e9 if known & _STATX_BTIME else 0.0
+        born = seconds * 1_000_000_000 + nanoseconds if known & _STATX_BTIME else 0
         return nr_links, born, (*device, number)
 
 

@@ -18,7 +18,7 @@ class Caller:
 
     def __init__(self):
         self.watch = NameWatch()
-        self.watch._began -= 1  # births are stamped with a clock that is a tick late
+        self.watch._began -= 1_000_000_000  # births are stamped with a clock that is behind
         self._kept = []
 
     def about_to(self, syscall, path):
@@ -85,7 +85,7 @@ def test_file_when_older_than_the_box_then_its_end_is_no_business_of_the_box(tmp
     path = tmp_path / "f"
     path.touch()
     caller = Caller()
-    caller.watch._began += 60
+    caller.watch._began += 60_000_000_000
     caller.about_to("unlink", path)
     path.unlink()
     assert seen(caller) == (0, 0)
@@ -121,3 +121,11 @@ def test_file_systems_when_a_file_is_made_then_one_more_inode_is_in_use():
         assert systems.are_all_seen_by([os.getpid()])
     finally:
         systems.close()
+
+
+def test_names_when_made_one_after_the_other_then_each_is_seen(caller, tmp_path):
+    """Births are stamped with a clock that is behind, and was seen behind by 17 ms."""
+    for number in range(500):
+        caller.about_to("mkdirat", tmp_path / str(number))
+        (tmp_path / str(number)).mkdir()
+        assert seen(caller) == (1, 0), number

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 import time
 from contextlib import suppress
@@ -41,6 +40,7 @@ from kmem_harness.interposer.filter import (
 )
 from kmem_harness.interposer.processes import BoxProcesses
 from kmem_harness.interposer.profile import WAIT_KILLABLE, listening
+from kmem_harness.interposer.readable import is_readable
 from kmem_harness.interposer.syscalls import native_architecture
 
 if TYPE_CHECKING:
@@ -90,8 +90,6 @@ class Boxes:
         self._on_refusal = on_refusal
         self._gate = Gate(self.all, on_refusal)
         self._ticking = False
-        #: The box that has to wait while others are served, if one does.
-        self._waiting: Box | None = None
         self._breath_due = 0.0
         self._looking = False
         self._architecture = native_architecture()
@@ -221,7 +219,7 @@ class Boxes:
             if not running.lasting:
                 message = f"box {name!r} has its init already, process {running.box.init_pid}"
                 raise ConfigurationError(message)
-            if running.box.init_pid == pid and not _is_dead(running.init_pidfd):
+            if running.box.init_pid == pid and not is_readable(running.init_pidfd, 0):
                 if running.when_started:
                     running.when_started.append(answer)
                 else:
@@ -340,7 +338,8 @@ class Boxes:
     # -- running ---------------------------------------------------------------------------
 
     def _notified(self, running: Running, listener: Listener, events: int) -> None:
-        if self._gate.is_between_steps and (running.box is self._waiting or not events & READABLE):
+        waiting = self._gate.waiting
+        if waiting is not None and (running.box is waiting or not events & READABLE):
             return  # it will be there again afterwards
         if events & READABLE:
             self._gate.serve(running.box, listener)
@@ -351,12 +350,12 @@ class Boxes:
 
     def _serve_others(self, box: Box) -> None:
         """Answer calls of other boxes between two steps of what may take long for *box*."""
-        if not self._gate.is_between_steps and time.monotonic() >= self._breath_due:
-            self._waiting, self._gate.is_between_steps = box, True
+        if self._gate.waiting is None and time.monotonic() >= self._breath_due:
+            self._gate.waiting = box
             try:
                 self._loop.glance()
             finally:
-                self._waiting, self._gate.is_between_steps = None, False
+                self._gate.waiting = None
             self._breath_due = time.monotonic() + _BREATH_SECONDS
 
     def _resume(self, box: Box, listener: Listener, held: tuple[int, ...]) -> None:
@@ -524,9 +523,3 @@ def _not_handed_over(name: str) -> ShimError:
         "filter from it); use the shim (--docker-listener shim)"
     )
     return ShimError(message, step="hand over listener", errno=errno.ENOTCONN)
-
-
-def _is_dead(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))

@@ -73,9 +73,9 @@ class Gate:
         self._on_refusal = on_refusal
         #: Calls that wait: while there are any, :meth:`retry_parked` must be called soon.
         self.parked: list[_Parked] = []
-        #: Whether calls are served between two steps of something longer: then nothing is done that
-        #: could take long itself.
-        self.is_between_steps = False
+        #: The box that waits while others are served between two steps of something longer, if one
+        #: does: then nothing is done that could take long itself.
+        self.waiting: Box | None = None
 
     def serve(self, box: Box, listener: Listener, held: tuple[int, ...] | None = None) -> None:
         """Answer one waiting notification of *listener*, one of *box*'s.
@@ -116,7 +116,7 @@ class Gate:
             return
         deadline = time.monotonic() + PARK_SECONDS
         call = _Parked(box, listener, notification_id, tid, charge, deadline)
-        if self.is_between_steps:
+        if self.waiting is not None:
             self.parked.append(call)
         else:
             self._decide(call)

@@ -14,4 +14,4 @@ def is_readable(fd: int, seconds: float | None) -> bool:
     """
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if seconds is None else seconds * 1000))
+    return bool(poll.poll(None if seconds is None else max(seconds, 0) * 1000))

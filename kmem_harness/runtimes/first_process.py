@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import select
 import threading
 from contextlib import suppress
+
+from kmem_harness.interposer.readable import is_readable
 
 __all__ = ["FirstProcess"]
 
@@ -45,12 +46,12 @@ class FirstProcess:
 
     def is_alive(self) -> bool:
         """Say whether it is held and has not ended."""
-        return self.fd >= 0 and not _ready(self.fd, 0)
+        return self.fd >= 0 and not is_readable(self.fd, 0)
 
     def await_end(self, seconds: float | None) -> None:
         """Wait until it has ended, at most *seconds*."""
         if self.fd >= 0:
-            _ready(self.fd, seconds)
+            is_readable(self.fd, seconds)
 
     def drop(self) -> None:
         """Let go of it."""
@@ -58,9 +59,3 @@ class FirstProcess:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
-
-
-def _ready(fd: int, seconds: float | None) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if seconds is None else max(seconds, 0) * 1000))

@@ -23,6 +23,7 @@ from docker.utils import kwargs_from_env
 from kmem_harness.controller.client import Connection, ControllerDiedError
 from kmem_harness.controller.protocol import FRAME, MAX_PACKET, error_from, receive, send
 from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
+from kmem_harness.interposer.readable import is_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,9 +100,7 @@ class SidecarController(Connection):
     @property
     def alive(self) -> bool:
         """Whether it can be reached."""
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        return not poll.poll(0)
+        return not is_readable(self.pidfd, 0)
 
     def request(self, op: str, fds: tuple[int, ...] = (), **fields: Any) -> dict[str, Any]:
         """Ask for one operation. Raises: ConfigurationError for files, which stay on this machine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 
 import pytest
 
@@ -42,8 +43,9 @@ def test_stillness_when_nothing_happens_then_lasts(stillness):
     pytest.fail("this host never stands still")
 
 
-def test_stillness_when_a_child_is_made_then_is_over(stillness):
-    held(stillness)
+@contextmanager
+def a_child():
+    """Have a child as long as this lasts."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -51,24 +53,22 @@ def test_stillness_when_a_child_is_made_then_is_over(stillness):
         os.read(reader, 1)
         os._exit(0)
     try:
-        assert not stillness.lasts()
+        yield
     finally:
         os.close(writer)
         os.waitpid(child, 0)
         os.close(reader)
 
 
-def test_stillness_when_a_child_ends_then_is_over(stillness):
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(writer)
-        os.read(reader, 1)
-        os._exit(0)
+def test_stillness_when_a_child_is_made_then_is_over(stillness):
     held(stillness)
-    os.close(writer)
-    os.waitpid(child, 0)
-    os.close(reader)
+    with a_child():
+        assert not stillness.lasts()
+
+
+def test_stillness_when_a_child_ends_then_is_over(stillness):
+    with a_child():
+        held(stillness)
     assert not stillness.lasts()
 
 

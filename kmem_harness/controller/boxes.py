@@ -285,10 +285,8 @@ class Boxes:
             return False
         box.listeners.append(listener)
         self._keep_looking()
-        self._loop.watch(
-            listener.fd,
-            lambda events: self._notified(running, listener, events),
-            is_listener=True,
+        self._loop.watch_listener(
+            listener, lambda events: self._notified(running, listener, events)
         )
         if not taken.joined:
             running.filter_flags = taken.flags
@@ -350,13 +348,16 @@ class Boxes:
 
     def _serve_others(self, box: Box) -> None:
         """Answer calls of other boxes between two steps of what may take long for *box*."""
-        if self._gate.waiting is None and time.monotonic() >= self._breath_due:
+        began = time.monotonic()
+        if self._gate.waiting is None and began >= self._breath_due:
             self._gate.waiting = box
             try:
                 self._loop.glance()
             finally:
                 self._gate.waiting = None
-            self._breath_due = time.monotonic() + _BREATH_SECONDS
+            end = time.monotonic()
+            self._gate.away_seconds += end - began
+            self._breath_due = end + _BREATH_SECONDS
 
     def _resume(self, box: Box, listener: Listener, held: tuple[int, ...]) -> None:
         """Serve a call that a fault rule has held until now."""

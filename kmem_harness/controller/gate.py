@@ -76,6 +76,10 @@ class Gate:
         #: The box that waits while others are served between two steps of something longer, if one
         #: does: then nothing is done that could take long itself.
         self.waiting: Box | None = None
+        #: Seconds spent on others between such steps.
+        self.away_seconds = 0.0
+        #: When any box's peak was last looked at, and what that cost.
+        self._looked_at = self._look_seconds = 0.0
 
     def serve(self, box: Box, listener: Listener, held: tuple[int, ...] | None = None) -> None:
         """Answer one waiting notification of *listener*, one of *box*'s.
@@ -109,7 +113,7 @@ class Gate:
         room = nbytes * _FURTHER
         if memcg.charge_without_peak(nbytes, room) or (
             # A new peak is looked at, to see that it is real; not so soon after the last look.
-            (memcg.kmem.usage + nbytes <= box.quiet_until or time.monotonic() < box.rests_until)
+            (memcg.kmem.usage + nbytes <= box.quiet_until or self._rests(box, time.monotonic()))
             and memcg.charge_with_room(nbytes, room)
         ):
             self._let_run(box, listener, notification_id, tid, charge)
@@ -254,21 +258,35 @@ class Gate:
                 for one in self._below([counter]):
                     more = counter.usage + nbytes - counter.max_usage
                     now = time.monotonic()
-                    if more > 0 and now >= one.rests_until:
+                    if more > 0 and not self._rests(one, now):
                         self._look_for_dead(one, more, now)
             return
 
     def _look_for_dead(self, box: Box, nbytes: int, now: float) -> None:
         """Take *nbytes* of what is gone back from *box*, or see that there is less; then let it rest."""
         if box.audit is not None:
-            before = box.books.lowered_nbytes
+            before, away = box.books.lowered_nbytes, self.away_seconds
             box.audit.parts_for(
                 nbytes, now, now, lambda: box.prove_tickets(call_is_over), forced=False
             )
             if box.books.lowered_nbytes - before < nbytes:
                 box.note_seen()
             end = time.monotonic()
-            box.rests_until = end + (end - now) * LONG_REST
+            took = end - now - (self.away_seconds - away)
+            self._looked_at, self._look_seconds = end, took
+            box.look_seconds, box.rests_until = took, end + took * LONG_REST
+
+    def _rests(self, box: Box, now: float) -> bool:
+        """Say whether *box*'s peak was looked at only just now, or another's at its expense.
+
+        All boxes together get the time that one gets, if their looks cost the same: sixty-four that
+        took a tenth each would leave none to answer calls. One that is dear to look at does not keep
+        a cheap one waiting.
+        """
+        if self.waiting is not None or now < box.rests_until:
+            return True
+        cost = min(self._look_seconds, box.look_seconds)
+        return now < self._looked_at + cost * LONG_REST
 
     def _make_room(self, box: Box, over: list[ResourceCounter], call: _Parked, now: float) -> bool:
         """Count what of *box* may be gone; true if nothing that would make room was left out."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import heapq
+import itertools
 import select
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import socket
@@ -19,6 +20,19 @@ HANGUP = select.POLLHUP | select.POLLERR
 #: What accept says when we may open nothing more: whoever waits goes on waiting.
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _REST_SECONDS = 0.1
+#: At one of so many turns it is looked whether a second listener waits already; and so many looks
+#: must have found one, or none, before that is believed.
+_LOOK_TURNS = 32
+_SURE_LOOKS = 8
+
+
+class Waking(Protocol):
+    """A listener, as far as its callers are woken."""
+
+    fd: int
+
+    def wake_apart(self, *, apart: bool) -> None:
+        """Wake them on their own processors, or on ours."""
 
 
 class Timer:
@@ -47,6 +61,10 @@ class Loop:
     (SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP), and an epoll set in between loses that. Measured side by
     side, a supervised fork took 1.3 times as long with epoll. All else is in an epoll set, which
     is one more descriptor to poll and not four for each box.
+
+    To share one processor is right for one caller and its answers, which wait for each other, and
+    wrong for many callers: they would all gather on ours. So listeners are told whether they are a
+    crowd.
     """
 
     def __init__(self) -> None:
@@ -54,7 +72,9 @@ class Loop:
         self._poll = select.poll()
         self._others = select.epoll()
         self._poll.register(self._others, READABLE)
-        self._listeners: set[int] = set()
+        self._listeners: dict[int, Waking] = {}
+        self._is_crowd = False
+        self._crowd_looks = 0
         self._handlers: dict[int, Callable[[int], None]] = {
             self._others.fileno(): lambda _: self._dispatch(self._others.poll(0))
         }
@@ -63,21 +83,27 @@ class Loop:
         self._nr_timers = 0
         self._running = True
 
-    def watch(self, fd: int, handler: Callable[[int], None], *, is_listener: bool = False) -> None:
+    def watch(self, fd: int, handler: Callable[[int], None]) -> None:
         """Call *handler* with the poll events of *fd* whenever it is readable or hangs up."""
         self._handlers[fd] = handler
         self._fresh.add(fd)
-        if is_listener:
-            self._listeners.add(fd)
-            self._poll.register(fd, READABLE)
-        else:
-            self._others.register(fd, READABLE)
+        self._others.register(fd, READABLE)
+
+    def watch_listener(self, listener: Waking, handler: Callable[[int], None]) -> None:
+        """Do the same for a listener, which is told whether others have calls as well."""
+        fd = listener.fd
+        self._handlers[fd] = handler
+        self._fresh.add(fd)
+        self._listeners[fd] = listener
+        self._poll.register(fd, READABLE)
+        if self._is_crowd:
+            listener.wake_apart(apart=True)
 
     def forget(self, fd: int) -> None:
         """Stop watching *fd*; to be called before it is closed."""
         if self._handlers.pop(fd, None) is not None:
             if fd in self._listeners:
-                self._listeners.remove(fd)
+                del self._listeners[fd]
                 self._poll.unregister(fd)
             else:
                 self._others.unregister(fd)
@@ -108,6 +134,8 @@ class Loop:
         poll, dispatch = self._poll.poll, self._dispatch
         fresh, timers = self._fresh, self._timers
         now = time.monotonic
+        turns = itertools.cycle(range(_LOOK_TURNS))
+        ready: list[tuple[int, int]] = []
         while self._running:
             patience_ms: float | None = None
             if timers:
@@ -116,7 +144,10 @@ class Loop:
                     self._run_timers()
                     patience_ms = 0
             fresh.clear()
-            dispatch(poll(patience_ms))
+            if not next(turns):
+                self._look_for_crowd(ready)
+            ready = poll(patience_ms)
+            dispatch(ready)
 
     def glance(self) -> None:
         """Serve listeners that are readable now, in the middle of another handler."""
@@ -124,6 +155,17 @@ class Loop:
             if fd in self._listeners:
                 self._fresh.add(fd)  # what this round still has of it is true no more
                 self._handlers[fd](events)
+
+    def _look_for_crowd(self, served: list[tuple[int, int]]) -> None:
+        """See whether a listener waits beside the one *served* last, and tell all when that is news."""
+        last = served[-1][0] if served else None
+        waits = any(fd in self._listeners and fd != last for fd, _ in self._poll.poll(0))
+        looks = self._crowd_looks + (1 if waits else -1)
+        self._crowd_looks = looks = min(max(looks, 0), _SURE_LOOKS)
+        if looks == (0 if self._is_crowd else _SURE_LOOKS):
+            self._is_crowd = not self._is_crowd
+            for listener in self._listeners.values():
+                listener.wake_apart(apart=self._is_crowd)
 
     def _dispatch(self, ready: list[tuple[int, int]]) -> None:
         handlers = self._handlers

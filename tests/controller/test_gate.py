@@ -272,6 +272,66 @@ def test_call_when_the_census_at_a_peak_takes_its_room_then_is_refused_and_books
     assert [card["usage"] for card in bench.cards] == [2 * TASK]
 
 
+class SlowCensus(FakeCensus):
+    """Find what was said, after a while."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+        self.looks = 0
+
+    def count(self, *, with_threads):
+        self.looks += 1
+        time.sleep(self.seconds)
+        return super().count(with_threads=with_threads)
+
+
+class Crowd:
+    """A gate with boxes whose use grows all the time, and so do their peaks."""
+
+    def __init__(self, *look_seconds):
+        tree = MemcgTree(profile_named("v4"), stock=False, use_hierarchy=True)
+        self.censuses = [SlowCensus(seconds) for seconds in look_seconds]
+        self.boxes = []
+        for number, census in enumerate(self.censuses):
+            memcg = tree.make(f"/{number}")
+            tree.write(f"/{number}", "memory.kmem.limit_in_bytes", str(1 << 40))
+            box = new_box(memcg)
+            box.listeners.append(FakeListener())
+            box.tasks = TaskPart(census)
+            box.audit = Audit(box.books, [box.tasks])
+            self.boxes.append(box)
+        self.gate = Gate(lambda: self.boxes, lambda *_: None)
+
+    def grow(self, seconds):
+        """Have each make a task that stays, again and again."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for box, census in zip(self.boxes, self.censuses, strict=True):
+                (listener,) = box.listeners
+                listener.call(1 << 23)  # nobody's
+                self.gate.serve(box, listener)
+                # It was near none of its peaks yet when it is looked at: each is one to look at.
+                box.quiet_until = box.usage_seen = 0
+                census.found = Tasks(box.kinds["task"].live, 0)
+
+
+def test_peaks_when_many_boxes_reach_them_then_all_looks_take_no_more_of_the_time_than_ones():
+    crowd = Crowd(*[0.001] * 20)
+    crowd.grow(1)
+    assert all(census.looks for census in crowd.censuses)
+    # A tenth of the time, the first look of each, and as much again for a machine that is late.
+    assert sum(census.looks for census in crowd.censuses) <= 2 * (100 + 20)
+
+
+def test_peaks_when_another_box_is_dear_to_look_at_then_a_cheap_one_is_still_looked_at():
+    crowd = Crowd(0.05, 0.0005)
+    crowd.grow(1.5)
+    dear, cheap = (census.looks for census in crowd.censuses)
+    assert 2 <= dear <= 4
+    assert cheap >= 10 * dear
+
+
 def test_call_when_box_is_ending_then_nothing_new_is_made_and_no_refusal_counted(asleep):
     bench = Bench(1)
     bench.serve(asleep.pid)

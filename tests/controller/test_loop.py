@@ -10,6 +10,26 @@ import weakref
 from kmem_harness.controller.loop import Loop
 
 
+class Listening:
+    """One end of a pair of sockets, as the loop knows listeners."""
+
+    def __init__(self) -> None:
+        self.ends = socket.socketpair()
+        self.fd = self.ends[0].fileno()
+        self.told: list[bool] = []
+        self.ends[1].send(b"x")
+
+    def wake_apart(self, *, apart: bool) -> None:
+        self.told.append(apart)
+
+    def take(self) -> bytes:
+        return self.ends[0].recv(1, socket.MSG_DONTWAIT)
+
+    def close(self) -> None:
+        for end in self.ends:
+            end.close()
+
+
 def test_events_when_a_handler_closes_and_reuses_a_number_then_reach_only_their_own():
     loop = Loop()
     first, second = socket.socketpair(), socket.socketpair()
@@ -78,24 +98,52 @@ def test_timer_when_cancelled_then_lets_go_of_its_action_at_once():
 def test_listener_when_glanced_at_in_the_middle_of_a_round_then_is_not_served_again_in_it():
     """What it had to say was taken: who asked a real one again would wait for ever."""
     loop = Loop()
-    first, second = socket.socketpair(), socket.socketpair()
-    second[0].setblocking(False)
+    first, second = Listening(), Listening()
+    second.ends[1].send(b"y")
     heard = []
 
-    def hear(_):
-        heard.append(second[0].recv(1))
-
     def count(_):
-        first[0].recv(1)
+        first.take()
         loop.glance()
         loop.glance()
         loop.call_later(0.02, loop.stop)
 
-    loop.watch(first[0].fileno(), count, is_listener=True)
-    loop.watch(second[0].fileno(), hear, is_listener=True)
-    first[1].send(b"x")
-    second[1].send(b"ab")
+    loop.watch_listener(first, count)
+    loop.watch_listener(second, lambda _: heard.append(second.take()))
     loop.run()
-    assert heard == [b"a", b"b"]
-    for one in (*first, *second):
+    assert heard == [b"x", b"y"]
+    first.close()
+    second.close()
+
+
+def test_listeners_when_they_call_together_then_are_told_and_told_again_when_one_is_left():
+    loop = Loop()
+    first, second, late = Listening(), Listening(), Listening()
+    late.take()
+    served = 0
+
+    def hear(_: int) -> None:
+        nonlocal served
+        served += 1
+        if served == 2_000:
+            second.take()
+            loop.watch_listener(late, hear)
+        elif served == 4_000:
+            loop.stop()
+
+    loop.watch_listener(first, hear)
+    loop.watch_listener(second, hear)
+    loop.run()
+    assert first.told == second.told == late.told == [True, False]
+    for one in (first, second, late):
         one.close()
+
+
+def test_listener_when_it_calls_alone_then_is_not_told():
+    loop = Loop()
+    one = Listening()
+    turns = iter(range(1_000))
+    loop.watch_listener(one, lambda _: None if next(turns, None) is not None else loop.stop())
+    loop.run()
+    assert one.told == []
+    one.close()

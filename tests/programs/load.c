@@ -1,12 +1,13 @@
 /*
  * Do one thing again and again, and say how long one took: what the benchmarks run in every way.
  *
- *   load WHAT ITERATIONS [latency]
+ *   load WHAT ITERATIONS [latency [together]]
  *
  * WHAT: fork, exec, thread, mkdir, open, create, socket, pipe, call, plain. Names are made in the
  * working directory and removed again; never more than one child, thread or object is alive.
  * Output: ns=N, wall-clock nanoseconds of one, start-up left out; with "latency", which times each,
- * also p50=N p99=N p999=N
+ * also p50=N p99=N p999=N. "together" begins when its input ends, as others do, and says between which
+ * times it ran: from=N to=N, nanoseconds of the monotonic clock.
  * Exit: 0; 1 with a message if one of them failed; 2 for arguments it cannot use.
  */
 #include "bounded.h"
@@ -141,12 +142,23 @@ static int by_size(const void *a, const void *b)
 	return (left > right) - (left < right);
 }
 
-static int measure_each(const char *name, int (*once)(void), long iterations)
+static void await_others(void)
 {
-	int64_t *took = calloc((size_t)iterations, sizeof(*took)), sum = 0;
+	char byte;
+
+	while (read(STDIN_FILENO, &byte, 1) > 0)
+		continue;
+}
+
+static int measure_each(const char *name, int (*once)(void), long iterations, int together)
+{
+	int64_t *took = calloc((size_t)iterations, sizeof(*took)), sum = 0, from, to;
 
 	if (!took)
 		return failed(name, 0);
+	if (together)
+		await_others();
+	from = now_ns();
 	for (long i = 0; i < iterations; i++) {
 		int64_t started = now_ns();
 
@@ -155,7 +167,10 @@ static int measure_each(const char *name, int (*once)(void), long iterations)
 		took[i] = now_ns() - started;
 		sum += took[i];
 	}
+	to = now_ns();
 	qsort(took, (size_t)iterations, sizeof(*took), by_size);
+	if (together)
+		printf("from=%lld to=%lld ", (long long)from, (long long)to);
 	printf("ns=%.1f p50=%lld p99=%lld p999=%lld\n", (double)sum / (double)iterations,
 	       (long long)took[iterations / 2], (long long)took[iterations * 99 / 100],
 	       (long long)took[iterations * 999 / 1000]);
@@ -165,10 +180,14 @@ static int measure_each(const char *name, int (*once)(void), long iterations)
 
 int main(int argc, char **argv)
 {
+	static const char *const words[] = {"", "", "", "latency", "together"};
 	long iterations;
+	int known = argc >= 3 && argc <= 5;
 
-	if (argc != 3 && !(argc == 4 && !strcmp(argv[3], "latency"))) {
-		fprintf(stderr, "usage: %s WHAT ITERATIONS [latency]\n", argv[0]);
+	for (int i = 3; known && i < argc; i++)
+		known = !strcmp(argv[i], words[i]);
+	if (!known) {
+		fprintf(stderr, "usage: %s WHAT ITERATIONS [latency [together]]\n", argv[0]);
 		return EXIT_USAGE;
 	}
 	if (!strcmp(argv[1], "nothing"))
@@ -179,7 +198,8 @@ int main(int argc, char **argv)
 	iterations = number(argv[2], "ITERATIONS", 1, 10000000);
 	for (size_t i = 0; i < sizeof(loads) / sizeof(loads[0]); i++)
 		if (!strcmp(argv[1], loads[i].name))
-			return (argc == 4 ? measure_each : measure)(argv[1], loads[i].once, iterations);
+			return argc == 3 ? measure(argv[1], loads[i].once, iterations)
+					 : measure_each(argv[1], loads[i].once, iterations, argc == 5);
 	fprintf(stderr, "%s: not a load\n", argv[1]);
 	return EXIT_USAGE;
 }

@@ -20,9 +20,12 @@ HANGUP = select.POLLHUP | select.POLLERR
 #: What accept says when we may open nothing more: whoever waits goes on waiting.
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _REST_SECONDS = 0.1
-#: At one of so many turns it is looked whether a second listener waits already; and so many looks
-#: must have found one, or none, before that is believed.
+#: At one of so many turns it is looked how many listeners wait beside the one just served. Two make
+#: a crowd, and none is the end of it, once so many looks more have found that than the contrary.
+#: Beside a single one, callers are better off on our processor: it may be a bomb, which fills the
+#: others.
 _LOOK_TURNS = 32
+_CROWD = 2
 _SURE_LOOKS = 8
 
 
@@ -157,10 +160,10 @@ class Loop:
                 self._handlers[fd](events)
 
     def _look_for_crowd(self, served: list[tuple[int, int]]) -> None:
-        """See whether a listener waits beside the one *served* last, and tell all when that is news."""
+        """See who waits beside the one *served* last, and tell all if it is a crowd, or none any more."""
         last = served[-1][0] if served else None
-        waits = any(fd in self._listeners and fd != last for fd, _ in self._poll.poll(0))
-        looks = self._crowd_looks + (1 if waits else -1)
+        waiting = sum(fd in self._listeners and fd != last for fd, _ in self._poll.poll(0))
+        looks = self._crowd_looks + (1 if waiting >= (1 if self._is_crowd else _CROWD) else -1)
         self._crowd_looks = looks = min(max(looks, 0), _SURE_LOOKS)
         if looks == (0 if self._is_crowd else _SURE_LOOKS):
             self._is_crowd = not self._is_crowd

@@ -7,6 +7,8 @@ import socket
 import time
 import weakref
 
+import pytest
+
 from kmem_harness.controller.loop import Loop
 
 
@@ -116,34 +118,38 @@ def test_listener_when_glanced_at_in_the_middle_of_a_round_then_is_not_served_ag
     second.close()
 
 
-def test_listeners_when_they_call_together_then_are_told_and_told_again_when_one_is_left():
+def test_listeners_when_three_call_together_then_are_told_and_told_again_when_one_is_left():
     loop = Loop()
-    first, second, late = Listening(), Listening(), Listening()
+    first, second, third, late = (Listening() for _ in range(4))
     late.take()
     served = 0
 
     def hear(_: int) -> None:
         nonlocal served
         served += 1
-        if served == 2_000:
+        if served == 3_000:
             second.take()
+            third.take()
             loop.watch_listener(late, hear)
-        elif served == 4_000:
+        elif served == 6_000:
             loop.stop()
 
-    loop.watch_listener(first, hear)
-    loop.watch_listener(second, hear)
+    for one in (first, second, third):
+        loop.watch_listener(one, hear)
     loop.run()
-    assert first.told == second.told == late.told == [True, False]
-    for one in (first, second, late):
+    assert first.told == second.told == third.told == late.told == [True, False]
+    for one in (first, second, third, late):
         one.close()
 
 
-def test_listener_when_it_calls_alone_then_is_not_told():
+@pytest.mark.parametrize("count", [1, 2])
+def test_listeners_when_they_are_no_crowd_then_are_told_nothing(count):
     loop = Loop()
-    one = Listening()
+    listening = [Listening() for _ in range(count)]
     turns = iter(range(1_000))
-    loop.watch_listener(one, lambda _: None if next(turns, None) is not None else loop.stop())
+    for one in listening:
+        loop.watch_listener(one, lambda _: None if next(turns, None) is not None else loop.stop())
     loop.run()
-    assert one.told == []
-    one.close()
+    assert all(one.told == [] for one in listening)
+    for one in listening:
+        one.close()

@@ -77,9 +77,15 @@ class _Timed:
 class Audit:
     """The parts of one box, the cheapest first."""
 
-    def __init__(self, books: Books, parts: list[Part]) -> None:
-        """Count *parts* into *books*: those that have a kind of theirs, or that look at no kinds."""
+    def __init__(
+        self, books: Books, parts: list[Part], breathe: Callable[[], None] = lambda: None
+    ) -> None:
+        """Count *parts* into *books*: those that have a kind of theirs, or that look at no kinds.
+
+        *breathe* is called after each.
+        """
         self._books = books
+        self._breathe = breathe
         self._rested = 0.0
         self._parts = [
             _Timed(part)
@@ -105,6 +111,7 @@ class Audit:
         """Count everything now."""
         for timed in self._parts:
             timed.run(self._books)
+            self._breathe()
 
     def parts_for(
         self,
@@ -137,6 +144,7 @@ class Audit:
                 before()
                 before = _nothing
                 timed.run(books)
+                self._breathe()
                 if books.lowered_nbytes >= target:
                     break
             elif timed.began < since:
@@ -148,8 +156,7 @@ class Audit:
         if now < self._rested:
             return
         before()
-        for timed in self._parts:
-            timed.run(self._books)
+        self.all_parts()
         end = time.monotonic()
         if end - now > _QUICK_SECONDS:
             self._rested = end + (end - now) * LONG_REST

@@ -68,4 +68,4 @@ def begin_audit(
             box.memcg, processes, lambda *killed: on_refusal(box, box.oom_killed(*killed))
         )
         parts.append(box.user)
-    box.audit = Audit(box.books, parts)
+    box.audit = Audit(box.books, parts, box.breathe)

@@ -154,12 +154,13 @@ class Boxes:
                 )
             if box.faults is not None:
                 box.faults.narrow(box.prices.only_if)
-            running.plan = self._plan(running, box.prices.only_if)
+            plan = self._plan(running, box.prices.only_if)
+            running.plan = plan if lasting else None  # nobody asks for it once more
             path = os.path.join(self._directory, f"{name}/shim.sock" if lasting else f"{name}.sock")
             running.handshake = Handshake(
                 self._loop,
                 path,
-                offer(running.plan),
+                offer(plan),
                 lambda taken: self._taken(running, taken),
                 running.may_join if lasting else None,
             )

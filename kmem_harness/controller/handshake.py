@@ -133,6 +133,7 @@ class Handshake:
             return
         self._loop.forget(self._socket.fileno())
         self._socket.close()
+        self._offer = b""
         with suppress(FileNotFoundError):
             os.unlink(self._path)
             if self._may_join is not None:

@@ -7,6 +7,8 @@ import os
 import resource
 import struct
 
+from kmem_harness.interposer.libc import libc
+
 __all__ = ["KEPT_CAPABILITIES", "MOST_DATA", "harden"]
 
 #: include/uapi/linux/capability.h: to look at processes of other users and at what they hold, to
@@ -35,11 +37,10 @@ def harden() -> None:
     No core dump either: one could show what boxes were given. Nobody but root may trace us then.
     There is room for as many boxes as descriptors may be had.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     for option, value in ((_PR_SET_DUMPABLE, 0), (_PR_SET_NO_NEW_PRIVS, 1)):
-        if libc.prctl(option, value, 0, 0, 0) < 0:
+        if libc().prctl(option, value, 0, 0, 0) < 0:
             raise OSError(ctypes.get_errno(), f"prctl {option}")
-    _drop_capabilities(libc)
+    _drop_capabilities()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for limit, most in ((resource.RLIMIT_NOFILE, None), (resource.RLIMIT_DATA, MOST_DATA)):
         _, hard = resource.getrlimit(limit)
@@ -49,17 +50,17 @@ def harden() -> None:
     os.umask(0o077)
 
 
-def _drop_capabilities(libc: ctypes.CDLL) -> None:
+def _drop_capabilities() -> None:
     """Keep of what there is what is needed, so that no program of ours could have more."""
     kept = sum(1 << number for number in KEPT_CAPABILITIES.values())
     for number in range(_LAST_CAPABILITY + 1):
         if not kept >> number & 1:
             # EINVAL: the kernel has none of that number. EPERM: we have none at all to give up.
-            libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+            libc().prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
     header = _HEADER.pack(_VERSION_3, 0)
     sets = ctypes.create_string_buffer(_SETS.size)
-    if libc.capget(header, sets) < 0:
+    if libc().capget(header, sets) < 0:
         raise OSError(ctypes.get_errno(), "capget")
     left = _SETS.unpack(sets.raw)[1] & kept
-    if libc.capset(header, _SETS.pack(left, left, 0, 0, 0, 0)) < 0:
+    if libc().capset(header, _SETS.pack(left, left, 0, 0, 0, 0)) < 0:
         raise OSError(ctypes.get_errno(), "capset")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
+from kmem_harness.interposer.libc import libc
 from kmem_harness.interposer.processes import read_file, stat_of
 
 if TYPE_CHECKING:
@@ -247,16 +248,12 @@ def _same_file(one: int, other: int, number: str) -> bool:
     return _kcmp(one, other, _KCMP_FILE, int(number), int(number)) == 0
 
 
-_libc: ctypes.CDLL | None = None
 _NR_KCMP = _SYS_KCMP.get(os.uname().machine)
 
 
 def _kcmp(one: int, other: int, what: int, first: int = 0, second: int = 0) -> int:
     """Compare a resource of two processes: 0 if it is one and the same; -1 if none can tell."""
-    global _libc  # noqa: PLW0603 - ctypes' own handle, opened once
     if _NR_KCMP is None:
         return -1
-    if _libc is None:
-        _libc = ctypes.CDLL(None, use_errno=True)
     word = ctypes.c_ulong
-    return int(_libc.syscall(_NR_KCMP, one, other, what, word(first), word(second)))
+    return int(libc().syscall(_NR_KCMP, one, other, what, word(first), word(second)))

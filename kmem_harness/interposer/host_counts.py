@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
+from kmem_harness.interposer.libc import libc
 from kmem_harness.interposer.processes import read_file
 
 __all__ = ["count_system_v", "nr_negative_dentries"]
@@ -15,12 +16,11 @@ _SEM_USED, _MSG_USED, _SHM_USED = 7, 0, 0  # the int of the answer that does
 
 def count_system_v() -> dict[str, int]:
     """Count those of our own IPC namespace, which local boxes share. Shape: by kind; 0 for none."""
-    libc = ctypes.CDLL(None)
     answer = (ctypes.c_int * 32)()
     asked = {
-        "sysv-sem": (libc.semctl(0, 0, _SEM_INFO, ctypes.byref(answer)), answer[_SEM_USED]),
-        "sysv-msg": (libc.msgctl(0, _MSG_INFO, ctypes.byref(answer)), answer[_MSG_USED]),
-        "sysv-shm": (libc.shmctl(0, _SHM_INFO, ctypes.byref(answer)), answer[_SHM_USED]),
+        "sysv-sem": (libc().semctl(0, 0, _SEM_INFO, ctypes.byref(answer)), answer[_SEM_USED]),
+        "sysv-msg": (libc().msgctl(0, _MSG_INFO, ctypes.byref(answer)), answer[_MSG_USED]),
+        "sysv-shm": (libc().shmctl(0, _SHM_INFO, ctypes.byref(answer)), answer[_SHM_USED]),
     }
     return {kind: used if outcome >= 0 else 0 for kind, (outcome, used) in asked.items()}
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kmem_harness.interposer.descriptors import waiting_descriptors
+from kmem_harness.interposer.libc import libc
 from kmem_harness.interposer.processes import read_file
 
 if TYPE_CHECKING:
@@ -89,7 +90,6 @@ class NameWatch:
         self._going: dict[int, int] = {}
         #: By thread: the directory, the path in it, and when it was asked for.
         self._coming: dict[int, tuple[int, bytes, int]] = {}
-        self._libc = ctypes.CDLL(None)
         self._buffer = ctypes.create_string_buffer(256)
         self._seen = Seen()
         self._made: set[tuple[int, int, int]] = set()
@@ -170,9 +170,7 @@ class NameWatch:
         self, fd: int, path: bytes, flags: int
     ) -> tuple[int, int, tuple[int, int, int]] | None:
         """Give an inode's links, its birth as :meth:`_birth` does, and which it is."""
-        if _NR_STATX is None or self._libc.syscall(
-            _NR_STATX, fd, path, flags, _WANTED, self._buffer
-        ):
+        if _NR_STATX is None or libc().syscall(_NR_STATX, fd, path, flags, _WANTED, self._buffer):
             return None
         known, nr_links, number, seconds, nanoseconds, *device = _STATX.unpack_from(self._buffer)
         born = seconds * 1_000_000_000 + nanoseconds if known & _STATX_BTIME else 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ from kmem_harness import Harness
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
 from tests.benchmarks import show
+from tests.benchmarks.measure import processor_seconds
 from tests.support.programs import Programs, find_compiler, why_no_compiler
 
 BOXES, TASKS, CALLS = (1, 8, 64, 512), (10, 1_000), 100_000
@@ -32,13 +32,6 @@ OBJECTS = 1_000_000
 _FIGURES = re.compile(r"(ns|p50|p99|p999|from|to)=([0-9.]+)")
 #: Forks that are refused, and the calls of another box that are timed beside them.
 _REFUSED, _BESIDE = 1_000, 2_000
-_TICK = os.sysconf("SC_CLK_TCK")
-
-
-def _seconds_of(pid: int) -> float:
-    """Give the processor time a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICK
 
 
 def _resident_kb(pid: int) -> int:
@@ -63,11 +56,11 @@ def boxes(program: str, count: int, calls: int) -> dict[str, Any]:
             running.append(stack.enter_context(box))
         start_seconds = time.perf_counter() - started
         kb_each = (_resident_kb(controller) - empty_kb) / count
-        busy = _seconds_of(controller)
+        busy = sum(processor_seconds(controller))
         for box in running:
             box.running.stdin.close()
         texts = [box.running.stdout.read() for box in running]
-        busy = _seconds_of(controller) - busy
+        busy = sum(processor_seconds(controller)) - busy
         found = [dict(_FIGURES.findall(str(text))) for text in texts]
         first = min(float(one["from"]) for one in found)
         seconds = (max(float(one["to"]) for one in found) - first) / 1e9

@@ -112,6 +112,11 @@ def main(arguments: list[str]) -> int:
                 )
 
             figures = run([load.name for load in loads], rounds)
+            figures.profiles = {
+                load.name: (profile, rounds * load.times(share))
+                for load in loads
+                if (profile := ways.profiles.get(tuple(load.command(program, share))))
+            }
             lost = losses(figures) if options.check else []
             if lost:
                 _tell("measured again: " + "; ".join(lost))
@@ -126,6 +131,7 @@ def main(arguments: list[str]) -> int:
 
 def _show(figures: Figures, options: argparse.Namespace) -> None:
     print(show.table(figures))
+    print(show.profiles(figures))
     print(show.targets(figures))
     if options.json is not None:
         options.json.write_text(json.dumps(figures.as_json(), indent=1) + "\n", encoding="utf-8")

@@ -37,11 +37,15 @@ class Load:
         """Name a program that is not installed."""
         return next((name for name in self.needs if shutil.which(name) is None), None)
 
+    def times(self, share: float) -> int:
+        """Say how many are done in one round."""
+        return 1 if self.script is not None else max(1, int(self.iterations * share))
+
     def command(self, load_program: str, share: float = 1.0) -> list[str]:
         """Give the command line; a *share* under 1 does so much less of it."""
         if self.script is not None:
             return ["/bin/sh", "-ec", self.script]
-        return [load_program, self.name, str(max(1, int(self.iterations * share)))]
+        return [load_program, self.name, str(self.times(share))]
 
 
 _SOURCE = '#include <stdio.h>\nint f%(n)d(int x) { for (int i = 0; i < x; i++) printf("%%d", i); return x; }\n'

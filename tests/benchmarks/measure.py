@@ -6,21 +6,38 @@ of this machine, at this moment, say little.
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from tests.benchmarks.loads import Load
 
-__all__ = ["BASE", "Figures", "measure", "seconds_of_one"]
+__all__ = ["BASE", "Figures", "Profile", "measure", "processor_seconds", "seconds_of_one"]
 
 BASE = "native"
 Run = "Callable[[Sequence[str]], str]"
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+def processor_seconds(pid: int) -> tuple[float, float]:
+    """Give the processor time that process *pid* has used: in user mode, and in the kernel."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return int(fields[11]) / _TICK, int(fields[12]) / _TICK
+
+
+class Profile(NamedTuple):
+    """What the controller did for one load under a limit: calls it answered, and its seconds."""
+
+    calls: int
+    user: float
+    system: float
 
 
 @dataclass
@@ -28,6 +45,8 @@ class Figures:
     """Seconds of one, by load and way, a list over the rounds."""
 
     seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    #: By load, over all that was done of it under a limit.
+    profiles: dict[str, tuple[Profile, int]] = field(default_factory=dict)
 
     def add(self, load: str, way: str, seconds: float) -> None:
         """Keep one figure."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.measure import Figures
 
-__all__ = ["bounds", "picture", "table", "targets"]
+__all__ = ["bounds", "picture", "profiles", "table", "targets"]
 
 _COLOURS = {"limit": "#2a6fb0", "no limit": "#7fb2dd", "observe": "#7fb2dd", "inject": "#7fb2dd"}
 _FLOOR, _PEER = "#bbbbbb", "#d98a3d"
@@ -46,6 +46,29 @@ def targets(figures: Figures) -> str:
         reached = target.reached(figures)
         held = None if reached is None else reached <= target.at_most
         lines += _row(f"{target.at_most:6.2f}", reached, target.text, target.why, held=held)
+    return "\n".join(lines)
+
+
+def profiles(figures: Figures) -> str:
+    """Draw what one supervised call costs in each load: in all, the kernel's part, and ours.
+
+    *more* is what a load takes beyond native, *floor* what it takes with an empty C loop under the
+    same filter; *user* and *system* are the controller's processor time. By supervised call.
+    """
+    lines = ["one supervised call, us  calls of one    more   floor    user  system"]
+    for load, (profile, done) in figures.profiles.items():
+        calls = profile.calls / done
+        native = figures.median(load, BASE)
+        if calls < 1 or native is None:
+            continue
+        beyond = [
+            "       -" if took is None else f"{(took - native) / calls * 1e6:8.1f}"
+            for took in (figures.median(load, way) for way in ("limit", "C loop, our filter"))
+        ]
+        own = (
+            f"{seconds / profile.calls * 1e6:8.1f}" for seconds in (profile.user, profile.system)
+        )
+        lines.append(f"  {load:22} {calls:12.1f}{''.join([*beyond, *own])}")
     return "\n".join(lines)
 
 

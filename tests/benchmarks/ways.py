@@ -23,6 +23,7 @@ from kmem_harness.costs.table import load_costs
 from kmem_harness.interposer.filter import FilterPlan
 from kmem_harness.interposer.listener import Listener
 from kmem_harness.interposer.syscalls import native_architecture
+from tests.benchmarks.measure import Profile, processor_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,14 +59,17 @@ class Ways:
         self._notified = notified
         self._directory = directory
         self._exit = ExitStack()
+        self._nr_calls = 0  # of the box that ended last
         self.missing: dict[str, str] = {}
+        #: What the controller did for each command under a limit, over all its runs.
+        self.profiles: dict[tuple[str, ...], Profile] = {}
         self.runs: dict[str, Callable[[Sequence[str]], str]] = {
             "native": self._native,
             "C loop": lambda command: self._native([notified, *command]),
             "C loop, our filter": self._loop_under_our_filter,
             "Python loop": self._python_loop,
             "no limit": self._box,
-            "limit": self._three_levels,
+            "limit": self._profiled,
             "limit tasks": lambda command: self._three_levels(command, kinds=["task", "thread"]),
             "native, busy": lambda command: self._beside_a_busy_thread(self._native, command),
             "limit, busy": lambda command: self._beside_a_busy_thread(self._three_levels, command),
@@ -111,6 +115,7 @@ class Ways:
                 ) as box,
             ):
                 status = box.wait(timeout=120)
+                self._nr_calls = box.report()["notifications"]
             text = output.read()
         if status:
             message = f"{command}: exit {status}"
@@ -123,6 +128,17 @@ class Ways:
             self._harness.memcg(path, kmem_limit="2G", memory_limit="4G")
         limits = {"kmem_limit": "1G", "memory_limit": "2G"}
         return self._box(command, memcg="/bench/middle/box", **limits, **options)
+
+    def _profiled(self, command: Sequence[str]) -> str:
+        controller = self._harness.controller.pid
+        before = processor_seconds(controller)
+        text = self._three_levels(command)
+        after = processor_seconds(controller)
+        calls, user, system = self.profiles.get(tuple(command), (0, 0.0, 0.0))
+        self.profiles[tuple(command)] = Profile(
+            calls + self._nr_calls, user + after[0] - before[0], system + after[1] - before[1]
+        )
+        return text
 
     @staticmethod
     def _beside_a_busy_thread(run: Callable[[Sequence[str]], str], command: Sequence[str]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -104,13 +105,21 @@ def _installed() -> tuple[tuple[str, object], ...]:
 
 def _any_may_be_installed() -> bool:
     """Say whether any distribution on the path names our entry points, or lies in an archive."""
-    section = f"[{hookspecs.PROJECT}]"
-    for directory in map(Path, sys.path):
-        if directory.is_file() or any(directory.glob("*.egg")):
+    section = f"[{hookspecs.PROJECT}]".encode()
+    for directory in sys.path:
+        try:
+            names = os.listdir(directory or ".")
+        except NotADirectoryError:
             return True
-        for about in directory.glob("*-info/entry_points.txt"):
-            if section in about.read_text(encoding="utf-8", errors="replace"):
-                return True
+        except OSError:
+            continue  # it need not exist
+        if any(name.endswith(".egg") for name in names):
+            return True
+        for name in names:
+            if name.endswith("-info"):
+                with suppress(OSError), open(f"{directory}/{name}/entry_points.txt", "rb") as about:
+                    if section in about.read():
+                        return True
     return False
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from kmem_harness.core.errors import ConfigurationError
@@ -123,11 +123,12 @@ def load_costs(name_or_path: str) -> CostTable:
     Raises: ConfigurationError naming file, line and key.
     """
     if name_or_path in PROFILE_NAMES:
-        path = Path(__file__).with_name(f"{name_or_path}.toml")
+        path = os.path.join(os.path.dirname(__file__), f"{name_or_path}.toml")
     else:
-        path = Path(name_or_path)
+        path = name_or_path
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         message = (
             f"no cost table {name_or_path!r}: {error}. Give the path of a TOML file or one of "
@@ -139,7 +140,7 @@ def load_costs(name_or_path: str) -> CostTable:
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         message = f"{path}: not TOML: {error}"
         raise ConfigurationError(message) from error
-    return _Reader(str(path), text).table(data)
+    return _Reader(path, text).table(data)
 
 
 class _Reader:

@@ -77,8 +77,7 @@ class Part(NamedTuple):
     every: int = 1
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """One kind of kernel object.
 
     :param nbytes: kernel memory charged for one, in all.
@@ -107,8 +106,7 @@ class Kind:
         return int(getattr(errno, self.errno_name, errno.ENOMEM))
 
 
-@dataclass(frozen=True)
-class CostTable:
+class CostTable(NamedTuple):
     """The costs of one kernel."""
 
     kernel: str

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["SCENARIOS", "Scenario"]
 
 
-@dataclass(frozen=True)
-class Scenario:
+class Scenario(NamedTuple):
     """One misbehaving program beside a neighbour that measures its own latency.
 
     ``program`` is a file of this directory, run as ``python -I -S PROGRAM SECONDS``: it misbehaves

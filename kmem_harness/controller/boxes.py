@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,11 @@ from kmem_harness.controller.handshake import Handshake, Taken
 from kmem_harness.controller.legacy import Legacy, carry_out
 from kmem_harness.controller.loop import HANGUP, READABLE, Loop
 from kmem_harness.controller.native import RuntimeHandshake
+from kmem_harness.controller.plan import plan_filter
 from kmem_harness.controller.pricing import make_prices, read_kinds
 from kmem_harness.controller.recording import RecordingFile
 from kmem_harness.controller.room import is_short
+from kmem_harness.controller.rounds import Rounds
 from kmem_harness.controller.running import Running
 from kmem_harness.core.errors import ConfigurationError, ShimError
 from kmem_harness.interposer.census import DescendantCensus, NamespaceCensus
@@ -34,8 +35,6 @@ from kmem_harness.interposer.entrants import (
 from kmem_harness.interposer.filter import (
     FALLBACK_FLAGS,
     FILTER_FLAGS,
-    Condition,
-    FilterPlan,
     offer,
 )
 from kmem_harness.interposer.processes import BoxProcesses
@@ -52,29 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Boxes"]
 
-#: A parked call is looked at again this often.
-_TICK_SECONDS = 0.001
-#: Running boxes are looked at this often for their timelines, unless that takes long: a hundredth
-#: of the time at most.
-_LOOK_SECONDS = 0.1
-_LOOK_REST = 100.0
-#: Where a limit binds user memory, this often: a fifth of the time at most.
-_FAULTS_SECONDS = 0.01
-_FAULTS_REST = 4.0
-#: So long a count of one box may keep the others waiting.
-_BREATH_SECONDS = 0.000_05
 #: How long the end of a box waits for its last task to let go of the filter.
 _LAST_TASK_SECONDS = 2.0
-_ALWAYS_DENIED = dict.fromkeys(
-    # A ring makes files, directories and sockets without a system call of their own.
-    ("io_uring_setup", "io_uring_enter", "io_uring_register"),
-    errno.ENOSYS,
-)
-#: Where a box shares our pid namespace it could reach us or its neighbours with these.
-_DENIED_WITHOUT_NAMESPACE = dict.fromkeys(
-    ("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kill"), errno.EPERM
-)
-_ONLY_IF = {"kill": Condition(arg=0, equal=-1)}  # kill(-1): everyone we may signal
 
 
 class Boxes:
@@ -89,9 +67,7 @@ class Boxes:
         self._running: dict[str, Running] = {}
         self._on_refusal = on_refusal
         self._gate = Gate(self.all, on_refusal)
-        self._ticking = False
-        self._breath_due = 0.0
-        self._looking = False
+        self._rounds = Rounds(loop, self._gate, self.all)
         self._architecture = native_architecture()
 
     def all(self) -> list[Box]:
@@ -134,7 +110,11 @@ class Boxes:
             from kmem_harness.controller.injection import Injection  # noqa: PLC0415
 
             box.faults = Injection(
-                request["faults"], self._architecture, self._loop, self._resume, self._on_refusal
+                request["faults"],
+                self._architecture,
+                self._loop,
+                self._resume,
+                self._on_refusal,
             )
             box.faults.looks_at_end = bool(request.get("look_at_end"))
         filtered = bounded or box.faults is not None
@@ -154,7 +134,7 @@ class Boxes:
                 )
             if box.faults is not None:
                 box.faults.narrow(box.prices.only_if)
-            plan = self._plan(running, box.prices.only_if)
+            plan = plan_filter(box, self._architecture, running.isolation)
             running.plan = plan if lasting else None  # nobody asks for it once more
             path = os.path.join(self._directory, f"{name}/shim.sock" if lasting else f"{name}.sock")
             running.handshake = Handshake(
@@ -236,27 +216,6 @@ class Boxes:
         self._loop.watch(running.init_pidfd, lambda _: self._init_died(running))
         running.handshake.expect(pid)
 
-    def _plan(self, running: Running, narrowed: dict[str, Condition]) -> FilterPlan:
-        deny = dict(_ALWAYS_DENIED)
-        if running.isolation == "none":
-            deny |= _DENIED_WITHOUT_NAMESPACE
-        kinds = running.box.kinds
-        faults = running.box.faults
-        if kinds["thread"].nbytes > kinds["task"].nbytes or (faults and faults.needs_clone_flags):
-            # What clone3 makes cannot be seen, and "a task" would be too little. Without clone3, as
-            # on older kernels, libraries use clone.
-            deny["clone3"] = errno.ENOSYS
-        injected: frozenset[str] = frozenset() if faults is None else faults.names()
-        return FilterPlan(
-            architecture=self._architecture,
-            trap=(running.box.prices.names | injected) - deny.keys(),
-            deny=deny,
-            # A rule counts every call of a name, whatever narrows what is charged.
-            only_if={
-                name: one for name, one in (_ONLY_IF | narrowed).items() if name not in injected
-            },
-        )
-
     def _taken_from_runtime(self, running: Running, taken: Taken) -> bool:
         """Put a listener to work that a container's runtime has installed."""
         if not taken.joined:
@@ -285,7 +244,7 @@ class Boxes:
             self._started(running, ShimError(message, step="count tasks", errno=error.errno or 0))
             return False
         box.listeners.append(listener)
-        self._keep_looking()
+        self._rounds.keep_looking()
         self._loop.watch_listener(
             listener, lambda events: self._notified(running, listener, events)
         )
@@ -308,7 +267,7 @@ class Boxes:
             running.outsiders = {"1", pid_inside(target)}
         if not running.bounded:
             return  # nothing is charged, so there are no books to compare with
-        box.breathe = lambda: self._serve_others(box)
+        box.breathe = lambda: self._rounds.breathe(box)
         begin_audit(
             box,
             DescendantCensus(box.init_pid, frozenset({str(target)}))
@@ -319,7 +278,7 @@ class Boxes:
             lambda: len(running.joined) + (len(running.outsiders) if running.lasting else 1),
             self._on_refusal,
         )
-        self._follow(box)
+        self._rounds.follow_faults(box)
 
     def _init_died(self, running: Running) -> None:
         if isinstance(running.handshake, Handshake):
@@ -342,65 +301,16 @@ class Boxes:
             return  # it will be there again afterwards
         if events & READABLE:
             self._gate.serve(running.box, listener)
-            if self._gate.parked and not self._ticking:
-                self._start_ticking()
+            if self._gate.parked:
+                self._rounds.keep_ticking()
         elif events & HANGUP:
             self._last_task_gone(running, listener)
-
-    def _serve_others(self, box: Box) -> None:
-        """Answer calls of other boxes between two steps of what may take long for *box*."""
-        began = time.monotonic()
-        if self._gate.waiting is None and began >= self._breath_due:
-            self._gate.waiting = box
-            try:
-                self._loop.glance()
-            finally:
-                self._gate.waiting = None
-            end = time.monotonic()
-            self._gate.away_seconds += end - began
-            self._breath_due = end + _BREATH_SECONDS
 
     def _resume(self, box: Box, listener: Listener, held: tuple[int, ...]) -> None:
         """Serve a call that a fault rule has held until now."""
         self._gate.serve(box, listener, held)
-        if self._gate.parked and not self._ticking:
-            self._start_ticking()
-
-    def _start_ticking(self) -> None:
-        self._ticking = True
-        self._loop.call_later(_TICK_SECONDS, self._tick)
-
-    def _tick(self) -> None:
-        self._gate.retry_parked(self._serve_others)
-        self._ticking = bool(self._gate.parked)
-        if self._ticking:
-            self._loop.call_later(_TICK_SECONDS, self._tick)
-
-    def _keep_looking(self) -> None:
-        if not self._looking:
-            self._looking = True
-            self._loop.call_later(_LOOK_SECONDS, self._look)
-
-    def _look(self) -> None:
-        """Note what the boxes use now, as long as any runs."""
-        began = time.monotonic()
-        running = [box for box in self.all() if box.listeners]
-        for box in running:
-            self._gate.look(box)
-        self._looking = bool(running)
-        if running:
-            wide = min(box.timeline.slot_seconds for box in running)
-            took = time.monotonic() - began
-            self._loop.call_later(max(_LOOK_SECONDS, wide, took * _LOOK_REST), self._look)
-
-    def _follow(self, box: Box) -> None:
-        """Look often where a limit binds user memory: faults come unasked, and take what they like."""
-        if box.user is not None:
-            began = time.monotonic()
-            box.user.count(box.books)
-            box.note_usage()
-            pause = max(_FAULTS_SECONDS, (time.monotonic() - began) * _FAULTS_REST)
-            self._loop.call_later(pause, lambda: self._follow(box))
+        if self._gate.parked:
+            self._rounds.keep_ticking()
 
     def _target_died(self, running: Running) -> None:
         """Let nothing new be made: a box ends with its first process."""

@@ -283,6 +283,8 @@ class Gate:
         took a tenth each would leave none to answer calls. One that is dear to look at does not keep
         a cheap one waiting.
         """
+        if box.recording is not None:
+            return False  # what is recorded shall be exact
         if self.waiting is not None or now < box.rests_until:
             return True
         cost = min(self._look_seconds, box.look_seconds)

@@ -332,6 +332,19 @@ def test_peaks_when_another_box_is_dear_to_look_at_then_a_cheap_one_is_still_loo
     assert cheap >= 10 * dear
 
 
+@pytest.mark.parametrize("recorded", [False, True])
+def test_peak_when_met_during_a_look_at_another_box_then_waits_only_where_it_is_recorded(recorded):
+    crowd = Crowd(0, 0)
+    box = crowd.boxes[0]
+    box.recording = object() if recorded else None
+    crowd.gate.waiting = crowd.boxes[1]
+    (listener,) = box.listeners
+    call = listener.call(1 << 23)
+    crowd.gate.serve(box, listener)
+    assert listener.answers == ({} if recorded else {call: None})
+    assert len(crowd.gate.parked) == recorded
+
+
 def test_call_when_box_is_ending_then_nothing_new_is_made_and_no_refusal_counted(asleep):
     bench = Bench(1)
     bench.serve(asleep.pid)

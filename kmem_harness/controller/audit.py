@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from kmem_harness.controller.books import Books
 
-__all__ = ["LONG_REST", "Audit", "Part"]
+__all__ = ["Audit", "Part"]
 
 #: Before a refusal, a part this quick is counted again each time; a slower one gets at most 1/5 of
-#: the time. For a peak that is to be true, and for a timeline, all together get 1/10.
+#: the time. For a timeline all together get 1/10.
 _QUICK_SECONDS = 0.000_25
 _REST = 4.0
-LONG_REST = 9.0
+_LONG_REST = 9.0
 
 
 class Part(Protocol):
@@ -159,7 +159,7 @@ class Audit:
         self.all_parts()
         end = time.monotonic()
         if end - now > _QUICK_SECONDS:
-            self._rested = end + (end - now) * LONG_REST
+            self._rested = end + (end - now) * _LONG_REST
 
     def close(self) -> None:
         """Let go of what the parts hold open."""

@@ -118,8 +118,8 @@ class Box:
         #: What the memcg had in use when all of this box was last looked at, and up to what use
         #: a new peak is near enough to that.
         self.usage_seen = self.quiet_until = 0
-        #: What the last look at a peak cost, and until when there is none for that.
-        self.look_seconds = self.rests_until = 0.0
+        #: Until when no peak is looked at, for the last look took long enough.
+        self.rests_until = 0.0
         self.timeline = Timeline()
         self._doubts: dict[str, None] = {}
         self._looks = 0

@@ -14,7 +14,6 @@ import time
 from errno import ENOMEM
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.controller.audit import LONG_REST
 from kmem_harness.controller.box import PEAK_PARTS
 from kmem_harness.core.errors import AccountingError
 from kmem_harness.interposer.census import call_is_over, last_child_of
@@ -34,6 +33,10 @@ PARK_SECONDS = 0.020
 #: With room for no more than so many further objects, remember a thread's youngest child: proof
 #: for later.
 _FURTHER = 3
+#: After a look at its peak a box rests nine times as long: it gets a tenth of the time. More than two
+#: that rest share out a fifth evenly, or sixty-four would leave no time for calls.
+_PEAK_REST = 9.0
+_PEAK_SHARE = 0.5
 
 
 class _Parked:
@@ -78,8 +81,6 @@ class Gate:
         self.waiting: Box | None = None
         #: Seconds spent on others between such steps.
         self.away_seconds = 0.0
-        #: When any box's peak was last looked at, and what that cost.
-        self._looked_at = self._look_seconds = 0.0
 
     def serve(self, box: Box, listener: Listener, held: tuple[int, ...] | None = None) -> None:
         """Answer one waiting notification of *listener*, one of *box*'s.
@@ -113,7 +114,7 @@ class Gate:
         room = nbytes * _FURTHER
         if memcg.charge_without_peak(nbytes, room) or (
             # A new peak is looked at, to see that it is real; not so soon after the last look.
-            (memcg.kmem.usage + nbytes <= box.quiet_until or self._rests(box, time.monotonic()))
+            (memcg.kmem.usage + nbytes <= box.quiet_until or time.monotonic() < box.rests_until)
             and memcg.charge_with_room(nbytes, room)
         ):
             self._let_run(box, listener, notification_id, tid, charge)
@@ -258,7 +259,7 @@ class Gate:
                 for one in self._below([counter]):
                     more = counter.usage + nbytes - counter.max_usage
                     now = time.monotonic()
-                    if more > 0 and not self._rests(one, now):
+                    if more > 0 and now >= one.rests_until:
                         self._look_for_dead(one, more, now)
             return
 
@@ -273,22 +274,8 @@ class Gate:
                 box.note_seen()
             end = time.monotonic()
             took = end - now - (self.away_seconds - away)
-            self._looked_at, self._look_seconds = end, took
-            box.look_seconds, box.rests_until = took, end + took * LONG_REST
-
-    def _rests(self, box: Box, now: float) -> bool:
-        """Say whether *box*'s peak was looked at only just now, or another's at its expense.
-
-        All boxes together get the time that one gets, if their looks cost the same: sixty-four that
-        took a tenth each would leave none to answer calls. One that is dear to look at does not keep
-        a cheap one waiting.
-        """
-        if box.recording is not None:
-            return False  # what is recorded shall be exact
-        if self.waiting is not None or now < box.rests_until:
-            return True
-        cost = min(self._look_seconds, box.look_seconds)
-        return now < self._looked_at + cost * LONG_REST
+            resting = sum(one.rests_until > now for one in self._boxes())
+            box.rests_until = end + took * _PEAK_REST * max(1.0, (resting + 1) * _PEAK_SHARE)
 
     def _make_room(self, box: Box, over: list[ResourceCounter], call: _Parked, now: float) -> bool:
         """Count what of *box* may be gone; true if nothing that would make room was left out."""

@@ -316,12 +316,14 @@ class Crowd:
                 census.found = Tasks(box.kinds["task"].live, 0)
 
 
-def test_peaks_when_many_boxes_reach_them_then_all_looks_take_no_more_of_the_time_than_ones():
+def test_peaks_when_many_boxes_reach_them_then_looks_leave_time_and_are_shared_out_evenly():
     crowd = Crowd(*[0.001] * 20)
+    crowd.grow(0.2)  # until it is known how many there are
+    for census in crowd.censuses:
+        census.looks = 0
     crowd.grow(1)
-    assert all(census.looks for census in crowd.censuses)
-    # A tenth of the time, the first look of each, and as much again for a machine that is late.
-    assert sum(census.looks for census in crowd.censuses) <= 2 * (100 + 20)
+    looks = sorted(census.looks for census in crowd.censuses)
+    assert 3 <= looks[0] <= looks[-1] <= 20  # were each alone, it would be a hundred
 
 
 def test_peaks_when_another_box_is_dear_to_look_at_then_a_cheap_one_is_still_looked_at():
@@ -330,19 +332,6 @@ def test_peaks_when_another_box_is_dear_to_look_at_then_a_cheap_one_is_still_loo
     dear, cheap = (census.looks for census in crowd.censuses)
     assert 2 <= dear <= 4
     assert cheap >= 10 * dear
-
-
-@pytest.mark.parametrize("recorded", [False, True])
-def test_peak_when_met_during_a_look_at_another_box_then_waits_only_where_it_is_recorded(recorded):
-    crowd = Crowd(0, 0)
-    box = crowd.boxes[0]
-    box.recording = object() if recorded else None
-    crowd.gate.waiting = crowd.boxes[1]
-    (listener,) = box.listeners
-    call = listener.call(1 << 23)
-    crowd.gate.serve(box, listener)
-    assert listener.answers == ({} if recorded else {call: None})
-    assert len(crowd.gate.parked) == recorded
 
 
 def test_call_when_box_is_ending_then_nothing_new_is_made_and_no_refusal_counted(asleep):

@@ -7,11 +7,14 @@ import mmap
 import os
 import select
 import socket
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from kmem_harness.interposer import descriptors
 from kmem_harness.interposer.descriptors import count_descriptors
 from kmem_harness.interposer.memory_maps import size_of
 
@@ -143,3 +146,91 @@ def test_process_when_gone_then_holds_nothing():
         os._exit(0)
     os.waitpid(child, 0)
     assert counted(child).kinds == {}
+
+
+_THREADS = """
+import ctypes, os, sys, threading
+own, count = sys.argv[1] == "own", int(sys.argv[2])
+over, ready = threading.Event(), threading.Barrier(count + 1)
+def live():
+    if own:
+        ctypes.CDLL(None).unshare(0x400)  # CLONE_FILES
+    ends = os.pipe() if own else ()
+    ready.wait()
+    over.wait()
+    for end in ends:
+        os.close(end)
+threads = [threading.Thread(target=live) for _ in range(count)]
+for thread in threads:
+    thread.start()
+ready.wait()
+print("ready", flush=True)
+sys.stdin.readline()
+over.set()
+for thread in threads:
+    thread.join()
+print("over", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def threads():
+    """Start processes with threads; each ends its threads when it is told a line."""
+    started = []
+
+    def start(tables, count):
+        words = [sys.executable, "-I", "-S", "-c", _THREADS, tables, str(count)]
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def compared(monkeypatch):
+    """List what is asked of kcmp, which answers all the same."""
+    asked = []
+    real = descriptors._kcmp
+
+    def ask(*words):
+        asked.append(words)
+        return real(*words)
+
+    monkeypatch.setattr(descriptors, "_kcmp", ask)
+    return asked
+
+
+def test_threads_when_each_has_a_table_of_its_own_then_all_are_counted_by_few_comparisons(
+    threads, compared
+):
+    count = 200
+    process = threads("own", count)
+    found = count_descriptors([process.pid], {}, frozenset())
+    assert found.complete
+    assert found.kinds["pipe"] == count + 2  # and its input and output
+    of_tables = [words for words in compared if words[2] == descriptors._KCMP_FILES]
+    assert len(of_tables) <= count * 10
+
+
+def test_threads_when_they_end_during_a_count_then_it_takes_no_longer(threads, compared):
+    """Each that was gone was held against all that were gone before it: the controller was deaf."""
+    count = 200
+    process = threads("shared", count)
+
+    lines = ["\n"]
+
+    def end_them():
+        if lines:
+            process.stdin.write(lines.pop())
+            process.stdin.flush()
+            assert process.stdout.readline() == "over\n"
+
+    found = count_descriptors([process.pid], {}, frozenset(), end_them)
+    assert found.kinds["pipe"] == 2
+    assert len(compared) <= count * 3

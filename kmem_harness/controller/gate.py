@@ -164,7 +164,7 @@ class Gate:
             call.listener.deny(call.id, ENOMEM)
             return
         if box.observe:
-            self._confirm_peak(box, nbytes)
+            self._confirm_peak(call)
             box.memcg.charge(nbytes)
             self._let_run(box, call.listener, call.id, call.tid, charge)
             box.note_usage()
@@ -173,7 +173,7 @@ class Gate:
         too_late = now >= call.deadline
         over = _all_over(box, nbytes)
         if not over:
-            self._confirm_peak(box, nbytes)
+            self._confirm_peak(call)
             # A census may find more than was charged, as page tables that grew: look again.
             if _all_over(box, nbytes):
                 self.parked.append(call)
@@ -243,11 +243,15 @@ class Gate:
         else:
             box.books.cancel(charge)
 
-    def _confirm_peak(self, box: Box, nbytes: int) -> None:
+    def _confirm_peak(self, call: _Parked) -> None:
         """See that a new max_usage is real: without this, the dead would be part of it.
 
-        What grew by less than a hundredth since the last look need not be looked at again.
+        What grew by less than a hundredth since the last look need not be looked at again. A call
+        that has waited for others' looks until its deadline waits for none of its own.
         """
+        box, nbytes = call.box, call.charge.nbytes
+        if box.recording is None and time.monotonic() >= call.deadline:
+            return
         for counter in box.counters:
             if counter.usage + nbytes <= counter.max_usage:
                 continue

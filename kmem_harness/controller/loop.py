@@ -154,15 +154,21 @@ class Loop:
 
     def glance(self) -> None:
         """Serve listeners that are readable now, in the middle of another handler."""
-        for fd, events in self._poll.poll(0):
+        ready = [(fd, events) for fd, events in self._poll.poll(0) if fd in self._listeners]
+        self._note_waiting(len(ready) - 1)  # one may be held back by that handler
+        for fd, events in ready:
             if fd in self._listeners:
                 self._fresh.add(fd)  # what this round still has of it is true no more
                 self._handlers[fd](events)
 
     def _look_for_crowd(self, served: list[tuple[int, int]]) -> None:
-        """See who waits beside the one *served* last, and tell all if it is a crowd, or none any more."""
         last = served[-1][0] if served else None
-        waiting = sum(fd in self._listeners and fd != last for fd, _ in self._poll.poll(0))
+        self._note_waiting(
+            sum(fd in self._listeners and fd != last for fd, _ in self._poll.poll(0))
+        )
+
+    def _note_waiting(self, waiting: int) -> None:
+        """Tell all listeners if so many beside the one served make a crowd, or none any more."""
         looks = self._crowd_looks + (1 if waiting >= (1 if self._is_crowd else _CROWD) else -1)
         self._crowd_looks = looks = min(max(looks, 0), _SURE_LOOKS)
         if looks == (0 if self._is_crowd else _SURE_LOOKS):

@@ -334,6 +334,25 @@ def test_peaks_when_another_box_is_dear_to_look_at_then_a_cheap_one_is_still_loo
     assert cheap >= 10 * dear
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_peak_when_its_call_has_waited_until_its_deadline_then_is_looked_at_no_more(late):
+    crowd = Crowd(0, 0)
+    (listener,) = crowd.boxes[0].listeners
+    call = listener.call(1 << 23)
+    crowd.gate.waiting = crowd.boxes[1]  # in the middle of a look at it
+    crowd.gate.serve(crowd.boxes[0], listener)
+    assert listener.answers == {}
+    crowd.gate.waiting = None
+    if late:
+        time.sleep(PARK_SECONDS)
+    crowd.censuses[0].looks = 0
+    crowd.boxes[0].books.kinds["task"].live = 1  # one that may be gone
+    crowd.boxes[0].memcg.charge(TASK)
+    crowd.gate.retry_parked()
+    assert listener.answers == {call: None}
+    assert crowd.censuses[0].looks == (not late)
+
+
 def test_call_when_box_is_ending_then_nothing_new_is_made_and_no_refusal_counted(asleep):
     bench = Bench(1)
     bench.serve(asleep.pid)

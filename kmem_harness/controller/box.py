@@ -35,6 +35,10 @@ __all__ = ["Box", "EventFile"]
 KEPT_CARDS = 100
 #: A peak is true to this part of it.
 PEAK_PARTS = 128
+#: While another box is looked at, a box is let by so far above what it was seen to use, or a quarter
+#: of its limit: its callers would wait for that look and for one of their own.
+_SPARED_NBYTES = 2 << 20
+_SPARED_SHARE = 4
 #: What a thread's children have beyond their price is looked up again after so long.
 _FORK_SECONDS = 0.05
 #: These kinds are in every report; others where there were any.
@@ -118,6 +122,8 @@ class Box:
         #: What the memcg had in use when all of this box was last looked at, and up to what use
         #: a new peak is near enough to that.
         self.usage_seen = self.quiet_until = 0
+        #: ... and up to what use it is let by while another box is looked at.
+        self.spared_until = self._spared_nbytes()
         #: Until when no peak is looked at, for the last look took long enough.
         self.rests_until = 0.0
         self.timeline = Timeline()
@@ -161,6 +167,10 @@ class Box:
         self.usage_seen = seen = self.memcg.kmem.usage
         if self.recording is None:  # else each peak is looked at: what is recorded shall be exact
             self.quiet_until = seen + seen // PEAK_PARTS
+            self.spared_until = seen + self._spared_nbytes()
+
+    def _spared_nbytes(self) -> int:
+        return min(_SPARED_NBYTES, self.memcg.kmem.limit // _SPARED_SHARE)
 
     def note_usage(self, *, last: bool = False) -> None:
         """Note on the timeline how things stand; called where something rare has happened."""

@@ -114,7 +114,10 @@ class Gate:
         room = nbytes * _FURTHER
         if memcg.charge_without_peak(nbytes, room) or (
             # A new peak is looked at, to see that it is real; not so soon after the last look.
-            (memcg.kmem.usage + nbytes <= box.quiet_until or time.monotonic() < box.rests_until)
+            (
+                memcg.kmem.usage + nbytes <= self._quiet_until(box)
+                or time.monotonic() < box.rests_until
+            )
             and memcg.charge_with_room(nbytes, room)
         ):
             self._let_run(box, listener, notification_id, tid, charge)
@@ -266,6 +269,11 @@ class Gate:
                     if more > 0 and now >= one.rests_until:
                         self._look_for_dead(one, more, now)
             return
+
+    def _quiet_until(self, box: Box) -> int:
+        """Say up to what use a new peak of *box* is let by now. What is recorded shall be exact."""
+        spared = self.waiting is not None and box.recording is None
+        return box.spared_until if spared else box.quiet_until
 
     def _look_for_dead(self, box: Box, nbytes: int, now: float) -> None:
         """Take *nbytes* of what is gone back from *box*, or see that there is less; then let it rest."""

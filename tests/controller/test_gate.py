@@ -14,6 +14,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -334,9 +335,26 @@ def test_peaks_when_another_box_is_dear_to_look_at_then_a_cheap_one_is_still_loo
     assert cheap >= 10 * dear
 
 
+@pytest.mark.parametrize("recorded", [False, True])
+def test_peak_when_met_in_a_look_at_another_box_then_is_let_by_for_a_while_unless_recorded(
+    recorded,
+):
+    crowd = Crowd(0, 0)
+    box = crowd.boxes[0]
+    box.recording = SimpleNamespace(made=lambda *_: None) if recorded else None
+    crowd.gate.waiting = crowd.boxes[1]
+    (listener,) = box.listeners
+    for _ in range(2 * box.spared_until // TASK):
+        listener.call(1 << 23)
+        crowd.gate.serve(box, listener)
+    assert len(listener.answers) == (0 if recorded else box.spared_until // TASK)
+    assert all(answer is None for answer in listener.answers.values())
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_peak_when_its_call_has_waited_until_its_deadline_then_is_looked_at_no_more(late):
     crowd = Crowd(0, 0)
+    crowd.boxes[0].spared_until = 0
     (listener,) = crowd.boxes[0].listeners
     call = listener.call(1 << 23)
     crowd.gate.waiting = crowd.boxes[1]  # in the middle of a look at it

@@ -106,9 +106,9 @@ def _installed() -> tuple[tuple[str, object], ...]:
 def _any_may_be_installed() -> bool:
     """Say whether any distribution on the path names our entry points, or lies in an archive."""
     section = f"[{hookspecs.PROJECT}]".encode()
-    for directory in sys.path:
+    for directory in (one or "." for one in sys.path):
         try:
-            names = os.listdir(directory or ".")
+            names = os.listdir(directory)
         except NotADirectoryError:
             return True
         except OSError:

@@ -20,9 +20,9 @@ print("importlib.metadata" in sys.modules)
 """
 
 
-def names_and_import(*path: str) -> tuple[list[str], bool]:
+def names_and_import(*path: str, cwd: Path | None = None) -> tuple[list[str], bool]:
     ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *path], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM, *path], capture_output=True, text=True, check=True, cwd=cwd
     )
     names, imported = ended.stdout.splitlines()
     return names.split(","), imported == "True"
@@ -40,6 +40,12 @@ def install(directory: Path, about: str) -> None:
 def test_plugins_when_one_is_installed_then_it_is_found(tmp_path: Path) -> None:
     install(tmp_path, "[kmem_harness]\nmine = a_plugin\n")
     names, _ = names_and_import(str(tmp_path))
+    assert "mine" in names
+
+
+def test_plugins_when_one_lies_in_the_working_directory_then_it_is_found(tmp_path: Path) -> None:
+    install(tmp_path, "[kmem_harness]\nmine = a_plugin\n")
+    names, _ = names_and_import("", cwd=tmp_path)
     assert "mine" in names
 
 

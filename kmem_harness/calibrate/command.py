@@ -24,6 +24,7 @@ from kmem_harness.core.errors import ConfigurationError, KmemHarnessError, Unsup
 from kmem_harness.core.sizes import format_size
 from kmem_harness.costs.table import load_costs
 from kmem_harness.harness import Harness
+from kmem_harness.interposer.libc import libc
 from kmem_harness.sigterm import ending_on_sigterm
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _chosen(kinds: Sequence[str]) -> list[Load]:
 
 def _leave_no_identifiers() -> None:
     """Enter an IPC namespace: System V objects outlive who made them, but not that."""
-    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWIPC) != 0:
+    if libc().unshare(_CLONE_NEWIPC) != 0:
         number = ctypes.get_errno()
         raise UnsupportedHostError(
             f"no IPC namespace can be had: {os.strerror(number)}",

@@ -135,7 +135,7 @@ class DescriptorPart:
     def _scan(self, watched: set[str]) -> Descriptors | None:
         """Look at all tables, and at those of processes that appeared meanwhile."""
         pids = self._processes.list()
-        found = count_descriptors(between(pids, self._breathe), self._known, watched, self._breathe)
+        found = count_descriptors(pids, self._known, watched, self._breathe)
         late = set(self._processes.list()).difference(pids)
         if late:
             # Whoever forked them may have closed, before we came to it, what they still hold.

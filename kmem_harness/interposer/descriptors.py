@@ -96,11 +96,12 @@ def count_descriptors(
 
     :param known: kinds by inode, from an earlier count: a socket's protocol never changes.
     :param watched: count these kinds of watches, too.
-    :param breathe: called after each thread, for a process of many takes long.
+    :param breathe: called after each process and each thread, for many take long.
     """
     count = _Count(known, watched, breathe)
     for pid in pids:
         count.add_process(pid)
+        breathe()
     return count.found
 
 

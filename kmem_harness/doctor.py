@@ -53,6 +53,7 @@ def examine() -> list[Finding]:
     return [
         _architecture(),
         _programs(),
+        _fast_path(),
         _pidfd(),
         *_isolations(),
         *_enforcement(),
@@ -104,6 +105,29 @@ def _programs() -> Finding:
         tested="looking for the two executables in the package",
         detail="missing: " + ", ".join(missing) if missing else "installed",
         remedy="install again with pip: the wheel's build compiles them with cc or ziglang",
+    )
+
+
+def _fast_path() -> Finding:
+    from kmem_harness.interposer.fast_path import FastPath
+
+    def wait() -> None:
+        other, end = os.pipe()
+        try:
+            FastPath(other).wait(0)
+        finally:
+            os.close(other)
+            os.close(end)
+
+    failure = _failure(wait)
+    return Finding(
+        "fast path",
+        failure is None,
+        required=False,
+        tested="loading the library and waiting with it",
+        detail=failure or "works",
+        remedy="install again with pip; without it Python answers every call: the same, in three times "
+        "the time",
     )
 
 

@@ -99,6 +99,11 @@ class Audit:
         return max((timed.count for timed in self._parts), default=0)
 
     @property
+    def is_quick(self) -> bool:
+        """Whether all looks together take no longer than one that is not worth putting off."""
+        return sum(timed.cost for timed in self._parts) < _QUICK_SECONDS
+
+    @property
     def seconds(self) -> float:
         """What all looks together have cost."""
         return sum(timed.total for timed in self._parts)

@@ -129,9 +129,11 @@ class Price:
     """What one system call number is charged: the first case whose tests all hold.
 
     ``always`` is the charge of a call that has one case, ``None`` where the arguments decide.
+    ``stands_alone``: nothing but number and arguments decides.
     """
 
     __slots__ = ("always", "cases", "name")
+    stands_alone = True
 
     def __init__(
         self, name: str, cases: tuple[tuple[tuple[tuple[int, int, int | None], ...], Charge], ...]
@@ -173,6 +175,13 @@ class Books:
             kind.live += nr
             if kind.live > kind.live_peak:  # noqa: PLR1730 - a call would cost as much again
                 kind.live_peak = kind.live
+
+    def enter_calls(self, charge: Charge, nr_calls: int) -> None:
+        """Enter *nr_calls* of a charge that the memcg's counters hold already."""
+        for kind, nr in charge.parts:
+            kind.charged += nr * nr_calls
+            kind.live += nr * nr_calls
+            kind.live_peak = max(kind.live_peak, kind.live)
 
     def cancel(self, charge: Charge) -> None:
         """Take back a charge whose call never ran."""

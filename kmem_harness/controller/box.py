@@ -101,6 +101,8 @@ class Box:
         self.listeners: list[Listener] = []
         #: Called between the steps of what takes long for this box.
         self.breathe: Callable[[], None] = _go_on
+        #: Called before its counters change by anything but a call: nobody else may charge it then.
+        self.withdraw: Callable[[], None] = _go_on
         #: What looks at its processes, from the start on; the rest are parts of it.
         self.audit: Audit | None = None
         self.tasks: TaskPart | None = None
@@ -152,6 +154,10 @@ class Box:
         self._forks[tid] = (now + _FORK_SECONDS, charge, whole)
         return whole
 
+    def known_fork(self, tid: int) -> tuple[float, Charge, Charge] | None:
+        """Give what is known of it for now: until when, of which charge, and what that comes to."""
+        return self._forks.get(tid)
+
     def watch_names(self, tid: int, charge: Charge, notification: tuple[int, ...]) -> None:
         """Keep an eye on what a call is about to make or remove on a file system."""
         if self.names is not None:
@@ -161,6 +167,11 @@ class Box:
         """Keep an eye on a process whose table of descriptors is about to grow."""
         if self.spaces is not None:
             self.spaces.table_grew(pid)
+
+    @property
+    def is_quick_to_look_at(self) -> bool:
+        """Whether a look at all of it keeps nobody waiting."""
+        return self.audit is None or self.audit.is_quick
 
     def note_seen(self) -> None:
         """Remember that all of the box was looked at, as far as was due."""
@@ -183,6 +194,7 @@ class Box:
         *is_over(tid, number, last_child)* proves that a call is over. It is asked before anything
         is counted, so what such a call made, if it lives, is in the count.
         """
+        self.withdraw()
         for tid, charge in list(self.tickets.items()):
             if is_over(tid, charge.number, charge.last_child):
                 del self.tickets[tid]
@@ -355,7 +367,7 @@ class Box:
 
 
 def _go_on() -> None:
-    """Let nobody in between."""
+    """Do nothing about it."""
 
 
 def _counters_above(memcg: Memcg) -> tuple[ResourceCounter, ...]:

@@ -45,6 +45,7 @@ from kmem_harness.interposer.syscalls import native_architecture
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kmem_harness.controller.leases import Leases
     from kmem_harness.core.counter import ResourceCounter
     from kmem_harness.core.memcg import Memcg
     from kmem_harness.interposer.listener import Listener
@@ -53,6 +54,8 @@ __all__ = ["Boxes"]
 
 #: How long the end of a box waits for its last task to let go of the filter.
 _LAST_TASK_SECONDS = 2.0
+#: For tests and comparisons: "off" has Python answer every call, "at once" none that it need not.
+_FAST_PATH = "KMEM_HARNESS_FAST_PATH"
 
 
 class Boxes:
@@ -69,6 +72,12 @@ class Boxes:
         self._gate = Gate(self.all, on_refusal)
         self._rounds = Rounds(loop, self._gate, self.all)
         self._architecture = native_architecture()
+        self._leases: Leases | None = None
+        setting = os.environ.get(_FAST_PATH)
+        if setting == "at once":
+            self._begin_to_lend()
+        elif setting != "off":
+            loop.when_busy(self._begin_to_lend)
 
     def all(self) -> list[Box]:
         """List the accounts of all boxes."""
@@ -84,6 +93,18 @@ class Boxes:
             if not running.bounded and memcg.kmem in running.box.counters:
                 return running.box
         return None
+
+    def withdraw_below(self, memcg: Memcg) -> None:
+        """Be ready for a change of what binds *memcg*, and so every box whose charges walk it."""
+        for running in self._running.values():
+            if memcg.kmem in running.box.counters:
+                running.box.withdraw()
+
+    def withdraw_above(self, memcg: Memcg) -> None:
+        """Be ready for a charge of *memcg* itself, that no call of a box makes."""
+        for running in self._running.values():
+            if running.box.memcg.kmem in memcg.chain:
+                running.box.withdraw()
 
     # -- from arming to running ------------------------------------------------------------
 
@@ -248,6 +269,8 @@ class Boxes:
         self._loop.watch_listener(
             listener, lambda events: self._notified(running, listener, events)
         )
+        if self._leases is not None:
+            self._leases.enter(box, listener)
         if not taken.joined:
             running.filter_flags = taken.flags
             if box.faults is not None:
@@ -270,9 +293,9 @@ class Boxes:
         box.breathe = lambda: self._rounds.breathe(box)
         begin_audit(
             box,
-            DescendantCensus(box.init_pid, frozenset({str(target)}))
+            DescendantCensus(box.init_pid, frozenset({str(target)}), box.breathe)
             if running.isolation == "none"
-            else NamespaceCensus(box.init_pid, running.outsiders),
+            else NamespaceCensus(box.init_pid, running.outsiders, box.breathe),
             # An engine's own init may be the target itself; ours never is.
             BoxProcesses(box.init_pid, with_init=running.lasting, breathe=box.breathe),
             lambda: len(running.joined) + (len(running.outsiders) if running.lasting else 1),
@@ -300,21 +323,40 @@ class Boxes:
         if waiting is not None and (running.box is waiting or not events & READABLE):
             return  # it will be there again afterwards
         if events & READABLE:
-            self._gate.serve(running.box, listener)
-            if self._gate.parked:
-                self._rounds.keep_ticking()
+            notification = listener.receive()
+            if notification is not None:
+                self._serve(running.box, listener, notification)
         elif events & HANGUP:
             self._last_task_gone(running, listener)
 
     def _resume(self, box: Box, listener: Listener, held: tuple[int, ...]) -> None:
         """Serve a call that a fault rule has held until now."""
-        self._gate.serve(box, listener, held)
+        self._serve(box, listener, held, judged=True)
+
+    def _serve(
+        self, box: Box, listener: Listener, notification: tuple[int, ...], *, judged: bool = False
+    ) -> None:
+        self._gate.serve(box, listener, notification, judged=judged)
         if self._gate.parked:
             self._rounds.keep_ticking()
+        if self._leases is not None:
+            self._leases.lend(box, notification)
+
+    def _begin_to_lend(self) -> None:
+        """Have the fast path answer what it can, from now on; without it all is as it was."""
+        # Here, not above: a controller that has little to do never needs it.
+        from kmem_harness.controller.leases import Leases  # noqa: PLC0415
+
+        with suppress(OSError):
+            self._leases = self._loop.wait_by(Leases)
+            for running in self._running.values():
+                for listener in running.box.listeners:
+                    self._leases.enter(running.box, listener)
 
     def _target_died(self, running: Running) -> None:
         """Let nothing new be made: a box ends with its first process."""
         running.box.ending = True
+        running.box.withdraw()
         self._stop_watching_target(running)
 
     def _last_task_gone(self, running: Running, listener: Listener) -> None:

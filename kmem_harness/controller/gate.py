@@ -82,20 +82,24 @@ class Gate:
         #: Seconds spent on others between such steps.
         self.away_seconds = 0.0
 
-    def serve(self, box: Box, listener: Listener, held: tuple[int, ...] | None = None) -> None:
-        """Answer one waiting notification of *listener*, one of *box*'s.
+    def serve(
+        self,
+        box: Box,
+        listener: Listener,
+        notification: tuple[int, ...],
+        *,
+        judged: bool = False,
+    ) -> None:
+        """Answer *notification* of *listener*, one of *box*'s.
 
-        *held* is one that was taken before, and that no fault rule shall judge again.
+        *judged* by fault rules it is not shown to them again.
         """
-        notification = held or listener.receive()
-        if notification is None:
-            return
         box.notifications += 1
         notification_id, tid, _, number = notification[:4]
         # A thread is in one call at a time: whatever it was allowed before is over.
         box.tickets.pop(tid, None)
         if (box.ending or box.faults is not None) and _is_answered(
-            box, listener, notification, held
+            box, listener, notification, judged=judged
         ):
             return
         price = box.prices[number]
@@ -163,6 +167,7 @@ class Gate:
     def _decide(self, call: _Parked) -> None:
         box, charge = call.box, call.charge
         nbytes = charge.nbytes
+        box.withdraw()
         if box.ending:
             call.listener.deny(call.id, ENOMEM)
             return
@@ -250,7 +255,8 @@ class Gate:
         """See that a new max_usage is real: without this, the dead would be part of it.
 
         What grew by less than a hundredth since the last look need not be looked at again. A call
-        that has waited for others' looks until its deadline waits for none of its own.
+        that has waited for others' looks until its deadline waits for none of its own, and none
+        waits for a long look at another box if only counters without a limit rise.
         """
         box, nbytes = call.box, call.charge.nbytes
         if box.recording is None and time.monotonic() >= call.deadline:
@@ -266,7 +272,11 @@ class Gate:
                 for one in self._below([counter]):
                     more = counter.usage + nbytes - counter.max_usage
                     now = time.monotonic()
-                    if more > 0 and now >= one.rests_until:
+                    if more <= 0 or now >= call.deadline:
+                        break
+                    if one is not box and counter.unlimited and not one.is_quick_to_look_at:
+                        continue
+                    if now >= one.rests_until:
                         self._look_for_dead(one, more, now)
             return
 
@@ -315,14 +325,14 @@ class Gate:
 
 
 def _is_answered(
-    box: Box, listener: Listener, notification: tuple[int, ...], held: tuple[int, ...] | None
+    box: Box, listener: Listener, notification: tuple[int, ...], *, judged: bool
 ) -> bool:
     """Answer what is not to be priced: a call of a box that ends, and what fault rules decide."""
     if box.ending:
         # Teardown: nothing new may be made. Not a refusal, for no limit was met.
         listener.deny(notification[0], ENOMEM)
         return True
-    return box.faults is not None and box.faults.answers(box, listener, notification, held)
+    return box.faults is not None and box.faults.answers(box, listener, notification, judged=judged)
 
 
 def _all_over(box: Box, nbytes: int) -> list[ResourceCounter]:

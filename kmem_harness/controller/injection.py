@@ -79,14 +79,15 @@ class Injection:
         box: Box,
         listener: Listener,
         notification: tuple[int, ...],
-        held: tuple[int, ...] | None,
+        *,
+        judged: bool,
     ) -> bool:
         """Judge one call and say whether it was answered, or is held; if not, it is to be priced.
 
-        One that was *held* has been judged, and is only let run if it is not priced.
+        One that was held has been *judged*, and is only let run if it is not priced.
         """
         notification_id, tid, _, number = notification[:4]
-        if held is None and number in self._schedule.calls:
+        if not judged and number in self._schedule.calls:
             verdict = self._schedule.judge(
                 number,
                 notification[6:],

@@ -7,7 +7,7 @@ import heapq
 import itertools
 import select
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import socket
@@ -27,15 +27,42 @@ _REST_SECONDS = 0.1
 _LOOK_TURNS = 32
 _CROWD = 2
 _SURE_LOOKS = 8
+#: After so many turns somebody is told that there is much to do.
+_BUSY_TURNS = 128
 
 
 class Waking(Protocol):
-    """A listener, as far as its callers are woken."""
+    """A listener, as far as the loop knows it."""
 
     fd: int
+    #: Calls that were taken already.
+    handed: list[tuple[int, ...]]
 
     def wake_apart(self, *, apart: bool) -> None:
         """Wake them on their own processors, or on ours."""
+
+
+class Waiting(Protocol):
+    """What waits instead of us, and answers what it can meanwhile."""
+
+    #: The listener answered last, when it last waited, and how many had calls then; -1 for none.
+    last_fd: int
+    nr_waiting: int
+
+    def watch(self, listener: Any) -> None:
+        """Wait for *listener*, too."""
+
+    def forget(self, fd: int) -> None:
+        """Wait for it no more."""
+
+    def wait(self, patience_ms: float | None) -> list[tuple[int, int]]:
+        """Wait as ``poll`` does."""
+
+    def glance(self) -> list[tuple[int, int]]:
+        """Do the same without waiting, in the middle of something."""
+
+
+_Waiting = TypeVar("_Waiting", bound=Waiting)
 
 
 class Timer:
@@ -76,12 +103,17 @@ class Loop:
         self._others = select.epoll()
         self._poll.register(self._others, READABLE)
         self._listeners: dict[int, Waking] = {}
-        self._is_crowd = False
+        #: Whether so many listeners call at once that each is woken on a processor of its own.
+        self.is_crowd = False
         self._crowd_looks = 0
         self._handlers: dict[int, Callable[[int], None]] = {
             self._others.fileno(): lambda _: self._dispatch(self._others.poll(0))
         }
         self._fresh: set[int] = set()
+        self._is_stale = False
+        self._waiting: Waiting | None = None
+        self._wait: Callable[[float | None], list[tuple[int, int]]] = self._poll.poll
+        self._when_busy: Callable[[], None] | None = None
         self._timers: list[tuple[float, int, Timer]] = []
         self._nr_timers = 0
         self._running = True
@@ -99,7 +131,9 @@ class Loop:
         self._fresh.add(fd)
         self._listeners[fd] = listener
         self._poll.register(fd, READABLE)
-        if self._is_crowd:
+        if self._waiting is not None:
+            self._waiting.watch(listener)
+        if self.is_crowd:
             listener.wake_apart(apart=True)
 
     def forget(self, fd: int) -> None:
@@ -108,6 +142,8 @@ class Loop:
             if fd in self._listeners:
                 del self._listeners[fd]
                 self._poll.unregister(fd)
+                if self._waiting is not None:
+                    self._waiting.forget(fd)
             else:
                 self._others.unregister(fd)
 
@@ -128,16 +164,32 @@ class Loop:
         heapq.heappush(self._timers, (time.monotonic() + seconds, self._nr_timers, timer))
         return timer
 
+    def when_busy(self, action: Callable[[], None]) -> None:
+        """Run *action* once, when there has been much to do."""
+        self._when_busy = action
+
+    def wait_by(
+        self, make: Callable[[int, Callable[[float | None], list[tuple[int, int]]]], _Waiting]
+    ) -> _Waiting:
+        """Have listeners waited for by what *make* gives.
+
+        It is told of a descriptor for all else, and of a way to wait for everything as ever.
+        """
+        self._waiting = waiting = make(self._others.fileno(), self._poll.poll)
+        for listener in self._listeners.values():
+            waiting.watch(listener)
+        self._wait = waiting.wait
+        return waiting
+
     def stop(self) -> None:
         """Return from :meth:`run` after the handlers at hand."""
         self._running = False
 
     def run(self) -> None:
         """Serve until :meth:`stop`."""
-        poll, dispatch = self._poll.poll, self._dispatch
-        fresh, timers = self._fresh, self._timers
+        dispatch, fresh, timers = self._dispatch, self._fresh, self._timers
         now = time.monotonic
-        turns = itertools.cycle(range(_LOOK_TURNS))
+        turns = itertools.count(1)
         ready: list[tuple[int, int]] = []
         while self._running:
             patience_ms: float | None = None
@@ -147,34 +199,45 @@ class Loop:
                     self._run_timers()
                     patience_ms = 0
             fresh.clear()
-            if not next(turns):
-                self._look_for_crowd(ready)
-            ready = poll(patience_ms)
+            self._is_stale = False
+            turn = next(turns)
+            if turn == _BUSY_TURNS and self._when_busy is not None:
+                self._when_busy()
+            if self._waiting is not None:
+                if self._waiting.last_fd >= 0:  # a turn of its own is as many of ours
+                    self._look_for_crowd(self._waiting.last_fd)
+            elif not turn % _LOOK_TURNS:
+                self._look_for_crowd(ready[-1][0] if ready else -1)
+            ready = self._wait(patience_ms)
             dispatch(ready)
 
     def glance(self) -> None:
         """Serve listeners that are readable now, in the middle of another handler."""
-        ready = [(fd, events) for fd, events in self._poll.poll(0) if fd in self._listeners]
-        self._note_waiting(len(ready) - 1)  # one may be held back by that handler
+        self._is_stale = True  # what this round still has of listeners is true no more
+        if self._waiting is None:
+            ready = self._poll.poll(0)
+            nr_waiting = sum(fd in self._listeners for fd, _ in ready)
+        else:
+            ready = self._waiting.glance()
+            nr_waiting = self._waiting.nr_waiting
+        self._note_waiting(nr_waiting - 1)  # one may be held back by that handler
         for fd, events in ready:
             if fd in self._listeners:
-                self._fresh.add(fd)  # what this round still has of it is true no more
                 self._handlers[fd](events)
 
-    def _look_for_crowd(self, served: list[tuple[int, int]]) -> None:
-        last = served[-1][0] if served else None
+    def _look_for_crowd(self, last: int) -> None:
         self._note_waiting(
             sum(fd in self._listeners and fd != last for fd, _ in self._poll.poll(0))
         )
 
     def _note_waiting(self, waiting: int) -> None:
         """Tell all listeners if so many beside the one served make a crowd, or none any more."""
-        looks = self._crowd_looks + (1 if waiting >= (1 if self._is_crowd else _CROWD) else -1)
+        looks = self._crowd_looks + (1 if waiting >= (1 if self.is_crowd else _CROWD) else -1)
         self._crowd_looks = looks = min(max(looks, 0), _SURE_LOOKS)
-        if looks == (0 if self._is_crowd else _SURE_LOOKS):
-            self._is_crowd = not self._is_crowd
+        if looks == (0 if self.is_crowd else _SURE_LOOKS):
+            self.is_crowd = not self.is_crowd
             for listener in self._listeners.values():
-                listener.wake_apart(apart=self._is_crowd)
+                listener.wake_apart(apart=self.is_crowd)
 
     def _dispatch(self, ready: list[tuple[int, int]]) -> None:
         handlers = self._handlers
@@ -182,8 +245,11 @@ class Loop:
         for fd, events in ready:
             handler = handlers.get(fd)
             # An event of this round is not for a number that was closed and given out since.
-            if handler is not None and fd not in fresh:
-                handler(events)
+            if handler is None or fd in fresh:
+                continue
+            if self._is_stale and fd in self._listeners and not self._listeners[fd].handed:
+                continue
+            handler(events)
 
     def _run_timers(self) -> None:
         now = time.monotonic()

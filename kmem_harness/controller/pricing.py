@@ -150,6 +150,7 @@ class _TablePrice(Price):
     """
 
     __slots__ = ("_grown", "_kind", "_number")
+    stands_alone = False
 
     def __init__(
         self, name: str, number: int, kind: Kind, grown: Callable[[int], None] | None

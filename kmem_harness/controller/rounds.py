@@ -6,6 +6,7 @@ Knows the loop and the gate; knows nothing of how boxes start and end.
 from __future__ import annotations
 
 import time
+from os import sched_yield
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from kmem_harness.controller.box import Box
     from kmem_harness.controller.gate import Gate
-    from kmem_harness.controller.loop import Loop
+    from kmem_harness.controller.loop import Loop, Timer
 
 __all__ = ["Rounds"]
 
@@ -28,6 +29,8 @@ _FAULTS_SECONDS = 0.01
 _FAULTS_REST = 4.0
 #: So long a count of one box may keep the others waiting.
 _BREATH_SECONDS = 0.000_05
+#: Meanwhile others get our processor for a fifth of the time at most.
+_YIELD_REST = 4.0
 
 
 class Rounds:
@@ -38,15 +41,24 @@ class Rounds:
         self._loop = loop
         self._gate = gate
         self._boxes = boxes
-        self._ticking = False
+        self._tick_due: Timer | None = None
+        self._is_soon = False
         self._looking = False
         self._breath_due = 0.0
+        self._yield_due = 0.0
 
     def keep_ticking(self) -> None:
-        """Look again and again at the calls that wait, for as long as any does."""
-        if not self._ticking:
-            self._ticking = True
-            self._loop.call_later(_TICK_SECONDS, self._tick)
+        """Look again and again at the calls that wait, for as long as any does.
+
+        At those that came in the middle of something else, once that is done.
+        """
+        soon = self._gate.waiting is not None
+        if self._tick_due is not None:
+            if self._is_soon or not soon:
+                return
+            self._tick_due.cancel()
+        self._is_soon = soon
+        self._tick_due = self._loop.call_later(0 if soon else _TICK_SECONDS, self._tick)
 
     def breathe(self, box: Box) -> None:
         """Answer calls of other boxes between two steps of what may take long for *box*."""
@@ -54,12 +66,20 @@ class Rounds:
         if self._gate.waiting is None and began >= self._breath_due:
             self._gate.waiting = box
             try:
+                if began >= self._yield_due and not self._loop.is_crowd:
+                    self._give_way(began)
                 self._loop.glance()
             finally:
                 self._gate.waiting = None
             end = time.monotonic()
             self._gate.away_seconds += end - began
             self._breath_due = end + _BREATH_SECONDS
+
+    def _give_way(self, began: float) -> None:
+        """Let those run who wait for our processor: outside a crowd they were woken there."""
+        sched_yield()
+        end = time.monotonic()
+        self._yield_due = end + (end - began) * _YIELD_REST
 
     def keep_looking(self) -> None:
         """Note what the boxes use, from now on, for as long as any runs."""
@@ -71,16 +91,17 @@ class Rounds:
         """Look often where a limit binds user memory: faults come unasked, and take what they like."""
         if box.user is not None:
             began = time.monotonic()
+            box.withdraw()
             box.user.count(box.books)
             box.note_usage()
             pause = max(_FAULTS_SECONDS, (time.monotonic() - began) * _FAULTS_REST)
             self._loop.call_later(pause, lambda: self.follow_faults(box))
 
     def _tick(self) -> None:
+        self._tick_due = None
         self._gate.retry_parked(self.breathe)
-        self._ticking = bool(self._gate.parked)
-        if self._ticking:
-            self._loop.call_later(_TICK_SECONDS, self._tick)
+        if self._gate.parked:
+            self.keep_ticking()
 
     def _look(self) -> None:
         began = time.monotonic()

@@ -283,6 +283,7 @@ class Server:
                     self._tree.make("/" + "/".join(parts[:depth]))
         else:
             self._tree.make(path)
+        self._boxes.withdraw_above(self._tree.find(path))
         return {}
 
     def _remove(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -291,6 +292,7 @@ class Server:
             if box.memcg is memcg:
                 raise OSError(errno.EBUSY, f"rmdir {memcg.path}: box {box.name} runs in it")
         show_tasks(self._tree, memcg, self._boxes.all())
+        self._boxes.withdraw_above(memcg)
         self._tree.remove(memcg.path)
         return {}
 
@@ -317,6 +319,7 @@ class Server:
                 "limit set now would not bind it; set the limit before the box starts, or start "
                 "it in observe mode",
             )
+        self._boxes.withdraw_below(memcg)
         self._tree.write(request["path"], request["file"], request["value"])
         return {}
 

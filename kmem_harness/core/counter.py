@@ -108,6 +108,12 @@ class ResourceCounter:
             counter = counter.parent
         return lowest
 
+    def charge_found_to_fit(self, nbytes: int) -> None:
+        """Charge *nbytes* here alone, which somebody has seen to fit: above it is told as well."""
+        self.usage = after = self.usage + nbytes
+        if after > self.max_usage:  # noqa: PLR1730 - a call would cost as much again
+            self.max_usage = after
+
     def uncharge(self, nbytes: int) -> int:
         """Take *nbytes* back here and above; return what is left *here* (K8, K9).
 

@@ -1,4 +1,4 @@
-"""Compile the shim and the init when a wheel is built. Knows compilers; knows no seccomp.
+"""Compile the shim, the init and the fast path when a wheel is built. Knows compilers; knows no seccomp.
 
 Hatchling loads this file by its path, and ``nox -s shim`` runs it as a program, so it imports nothing of
 the package. Wheels do not carry it, nor the C sources: an installed package needs the programs only.
@@ -7,6 +7,7 @@ the package. Wheels do not carry it, nor the C sources: an installed package nee
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import platform
 import shlex
@@ -39,6 +40,7 @@ __all__ = [
 
 # Source in native/, program in bin/.
 PROGRAMS = {"shim.c": "kmem-shim", "init.c": "kmem-init"}
+LIBRARIES = {"fast_path.c": "kmem-fast-path.so"}
 
 # ELF e_machine (elf.h) of each machine that the filter has a syscall table for.
 MACHINES = {62: "x86_64", 183: "aarch64"}
@@ -51,7 +53,15 @@ ZIGLANG = "ziglang>=0.13,<0.18"
 
 # No -Werror here: a compiler we have not met may warn of something new, and a user who installs the
 # package cannot mend that. `nox -s shim` adds it, so that no warning of a known compiler gets in.
-_FLAGS = ["-std=gnu11", "-O2", "-static", "-s"]
+_COMMON = ["-std=gnu11", "-O2", "-s"]
+_STATIC = [*_COMMON, "-static"]
+# Linked against no C library, so that it is at home with any: it finds that of its process. Hence no
+# symbol of one of them alone, as the checks that some compilers put in would be.
+_SHARED = [
+    *_COMMON,
+    *("-shared", "-fPIC", "-nostdlib", "-fno-stack-protector", "-U_FORTIFY_SOURCE"),
+    *("-fno-sanitize=all",),  # zig's own default
+]
 _WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion"]
 
 # Needs what the programs need: the static libc and the kernel's headers.
@@ -146,12 +156,15 @@ def build_programs(
         tempfile.TemporaryDirectory(prefix="kmem-harness-zig-") as zig_cache,
     ):
         environment = dict.fromkeys(zig_caches, zig_cache)
-        unfinished = [Path(scratch, name) for name in PROGRAMS.values()]
-        for source, program in zip(PROGRAMS, unfinished, strict=True):
-            arguments = [*_WARNINGS, *extra_flags, str(sources / source)]
-            _compile(compiler, arguments, program, environment)
-            made.add(machine_of(program))
-            program.chmod(0o755)
+        unfinished = []
+        for flags, names in ((_STATIC, PROGRAMS), (_SHARED, LIBRARIES)):
+            for source, name in names.items():
+                program = Path(scratch, name)
+                arguments = [*flags, *_WARNINGS, *extra_flags, str(sources / source)]
+                _compile(compiler, arguments, program, environment)
+                made.add(machine_of(program))
+                program.chmod(0o755)
+                unfinished.append(program)
         # Renamed, not overwritten: a program that is running cannot be written to.
         for program in unfinished:
             program.replace(into / program.name)
@@ -194,7 +207,7 @@ class NativeBuildHook(BuildHookInterface[BuilderConfig]):
         self._scratch = tempfile.TemporaryDirectory(prefix="kmem-harness-build-")
         into = Path(self._scratch.name)
         machine, _ = build_programs(sources, into)
-        for name in PROGRAMS.values():
+        for name in (*PROGRAMS.values(), *LIBRARIES.values()):
             build_data["force_include"][str(into / name)] = f"kmem_harness/interposer/bin/{name}"
         return machine
 
@@ -205,7 +218,7 @@ def _probe(compiler: list[str]) -> str | None:
         source, program = Path(scratch, "probe.c"), Path(scratch, "probe")
         source.write_text(_PROBE, encoding="ascii")
         try:
-            _compile(compiler, [str(source)], program, {})
+            _compile(compiler, [*_STATIC, str(source)], program, {})
             return machine_of(program)
         except (NativeBuildError, OSError):
             return None
@@ -214,7 +227,7 @@ def _probe(compiler: list[str]) -> str | None:
 def _compile(
     compiler: list[str], arguments: list[str], program: Path, environment: Mapping[str, str]
 ) -> None:
-    command = [*compiler, *_FLAGS, *arguments, "-o", str(program)]
+    command = [*compiler, *arguments, "-o", str(program)]
     try:
         outcome = subprocess.run(
             command,
@@ -234,6 +247,14 @@ def _compile(
         )
         raise NativeBuildError(message)
     sys.stderr.write(outcome.stderr)
+
+
+def _load(library: Path, machine: str) -> str:
+    """Load a library here, if it is for this machine, to see that nothing it needs is missing."""
+    if machine != platform.machine():
+        return "built, not loaded"
+    ctypes.CDLL(str(library))
+    return "built and loaded"
 
 
 def _run(program: Path, machine: str) -> str:
@@ -262,10 +283,11 @@ def main() -> None:
         try:
             sources = Path(__file__).parent / "native"
             _, compiler = build_programs(sources, into, machine, ["-Werror"])
-            for name in PROGRAMS.values():
-                outcome = _run(into / name, machine)
-                size = (into / name).stat().st_size
-                sys.stdout.write(f"{machine} {name}: {outcome}, {size} bytes, by {compiler}\n")
+            for see, names in ((_run, PROGRAMS), (_load, LIBRARIES)):
+                for name in names.values():
+                    outcome = see(into / name, machine)
+                    size = (into / name).stat().st_size
+                    sys.stdout.write(f"{machine} {name}: {outcome}, {size} bytes, by {compiler}\n")
         except NativeBuildError as error:
             sys.exit(f"{machine}: {error}")
 

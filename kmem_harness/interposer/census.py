@@ -10,6 +10,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from kmem_harness.interposer.pids import list_pids
 from kmem_harness.interposer.stillness import Stillness
 from kmem_harness.interposer.syscalls import ARCHITECTURES
 
@@ -103,14 +104,20 @@ class NamespaceCensus:
     created outside the box). Source: fs/proc/base.c, proc_pid_readdir, proc_task_getattr.
     """
 
-    def __init__(self, init_pid: int, exempt: set[str] | frozenset[str]) -> None:
+    def __init__(
+        self,
+        init_pid: int,
+        exempt: set[str] | frozenset[str],
+        breathe: Callable[[], None] = lambda: None,
+    ) -> None:
         """Open the procfs that *init_pid* sees; *exempt* holds pids as the namespace numbers them.
 
-        The caller may change that set later on.
+        The caller may change that set later on. *breathe* is called between the steps of a count.
         Raises: OSError if init is gone or hides its root.
         """
         self._proc = os.open(f"/proc/{init_pid}/root/proc", os.O_RDONLY | os.O_DIRECTORY)
         self._exempt = exempt
+        self._breathe = breathe
         self._kept = _Kept()
         self._first = _FIRST_PID_OFFSET
         if "1" not in self._pids():
@@ -131,6 +138,7 @@ class NamespaceCensus:
                 with suppress(OSError):  # it died since it was listed
                     task = os.stat(f"{pid}/task", dir_fd=self._proc)
                     threads += max(task.st_nlink - 3, 0)
+                self._breathe()
         return Tasks(processes, threads)
 
     def close(self) -> None:
@@ -143,9 +151,7 @@ class NamespaceCensus:
         return frozenset(self._pids()) - self._exempt
 
     def _pids(self) -> list[str]:
-        # listdir reads on from where the descriptor stands, and rewinds it afterwards.
-        os.lseek(self._proc, self._first, os.SEEK_SET)
-        return [name for name in os.listdir(self._proc) if name.isdigit()]
+        return list_pids(self._proc, self._first, self._breathe)
 
 
 class DescendantCensus:
@@ -155,9 +161,18 @@ class DescendantCensus:
     parents read while it changes is read again. Costs a read per process of the host.
     """
 
-    def __init__(self, init_pid: int, exempt: frozenset[str]) -> None:
-        """Count below *init_pid*; *exempt* holds pids that are not counted, init's among them."""
+    def __init__(
+        self,
+        init_pid: int,
+        exempt: frozenset[str],
+        breathe: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Count below *init_pid*; *exempt* holds pids that are not counted, init's among them.
+
+        *breathe* is called between the steps of a count.
+        """
         self._init = init_pid
+        self._breathe = breathe
         self._exempt = frozenset(int(pid) for pid in exempt)
         self._kept = _Kept()
 
@@ -189,6 +204,7 @@ class DescendantCensus:
                 stat = _read_stat(int(name))
                 if stat is not None:
                     parents[int(name)], threads_of[int(name)] = stat
+                self._breathe()
         inside = {self._init}
         outside = {0}
         for pid in parents:

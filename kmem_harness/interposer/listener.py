@@ -41,11 +41,13 @@ class Listener:
     Not thread-safe: the buffer is reused for every notification.
     """
 
-    __slots__ = ("_allowance", "fd")
+    __slots__ = ("_allowance", "fd", "handed")
 
     def __init__(self, fd: int) -> None:
         """Take over *fd*; it is closed by :meth:`close`."""
         self.fd = fd
+        #: Calls that were taken already, and wait to be received.
+        self.handed: list[tuple[int, ...]] = []
         self._allowance = bytearray(_RESPONSE.pack(0, 0, 0, _CONTINUE))
         self.wake_apart(apart=False)
 
@@ -64,6 +66,8 @@ class Listener:
         Shape: (id, tid, flags, nr, arch, instruction_pointer, args[0], ..., args[5]).
         Blocks if none is waiting: poll first. Raises: OSError on a dead listener.
         """
+        if self.handed:
+            return self.handed.pop(0)
         try:
             return NOTIFICATION.unpack(ioctl(self.fd, _RECV, _EMPTY))
         except (FileNotFoundError, InterruptedError):

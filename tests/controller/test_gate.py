@@ -103,7 +103,7 @@ class Bench:
 
     def serve(self, tid, **call):
         call = self.listener.call(tid, **call)
-        self.gate.serve(self.box, self.listener)
+        self.gate.serve(self.box, self.listener, self.listener.receive())
         return call
 
     def answer(self, call):
@@ -311,7 +311,7 @@ class Crowd:
             for box, census in zip(self.boxes, self.censuses, strict=True):
                 (listener,) = box.listeners
                 listener.call(1 << 23)  # nobody's
-                self.gate.serve(box, listener)
+                self.gate.serve(box, listener, listener.receive())
                 # It was near none of its peaks yet when it is looked at: each is one to look at.
                 box.quiet_until = box.usage_seen = 0
                 census.found = Tasks(box.kinds["task"].live, 0)
@@ -346,7 +346,7 @@ def test_peak_when_met_in_a_look_at_another_box_then_is_let_by_for_a_while_unles
     (listener,) = box.listeners
     for _ in range(2 * box.spared_until // TASK):
         listener.call(1 << 23)
-        crowd.gate.serve(box, listener)
+        crowd.gate.serve(box, listener, listener.receive())
     assert len(listener.answers) == (0 if recorded else box.spared_until // TASK)
     assert all(answer is None for answer in listener.answers.values())
 
@@ -358,7 +358,7 @@ def test_peak_when_its_call_has_waited_until_its_deadline_then_is_looked_at_no_m
     (listener,) = crowd.boxes[0].listeners
     call = listener.call(1 << 23)
     crowd.gate.waiting = crowd.boxes[1]  # in the middle of a look at it
-    crowd.gate.serve(crowd.boxes[0], listener)
+    crowd.gate.serve(crowd.boxes[0], listener, listener.receive())
     assert listener.answers == {}
     crowd.gate.waiting = None
     if late:
@@ -514,3 +514,29 @@ def test_reconcile_when_anything_happens_then_books_are_never_below_what_is_aliv
     assert world.live == world.truth()
     world.box.close_books()
     assert world.memcg.kmem.usage == world.memcg.memory.usage == 0
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_peak_of_all_when_a_large_box_is_beside_then_is_waited_for_only_if_it_is_limited(limited):
+    crowd = Crowd(0.01, 0.0)
+    large, small = crowd.boxes
+    for box in crowd.boxes:
+        for _ in range(3):
+            box.listeners[0].call(1 << 23)
+            crowd.gate.serve(box, box.listeners[0], box.listeners[0].receive())
+    for box, census in zip(crowd.boxes, crowd.censuses, strict=True):
+        census.found = Tasks(3, 0)
+        box.audit.all_parts()  # from now on it is known how long that takes
+    time.sleep(0.06)  # by then it may be done again
+    assert (large.is_quick_to_look_at, small.is_quick_to_look_at) == (False, True)
+    for box, census in zip(crowd.boxes, crowd.censuses, strict=True):
+        box.rests_until = box.quiet_until = box.usage_seen = 0
+        census.looks = 0
+    for counter in small.counters:
+        # The next call is a peak of all together, and not of its own box.
+        counter.max_usage = 1 << 30 if counter.memcg is small.memcg else counter.usage
+    if limited:
+        small.memcg.tree.root.kmem.set_limit(1 << 40)
+    small.listeners[0].call(1 << 23)
+    crowd.gate.serve(small, small.listeners[0], small.listeners[0].receive())
+    assert crowd.censuses[0].looks == limited

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 import weakref
@@ -19,6 +20,7 @@ class Listening:
         self.ends = socket.socketpair()
         self.fd = self.ends[0].fileno()
         self.told: list[bool] = []
+        self.handed: list[tuple[int, ...]] = []
         self.ends[1].send(b"x")
 
     def wake_apart(self, *, apart: bool) -> None:
@@ -153,3 +155,76 @@ def test_listeners_when_they_are_no_crowd_then_are_told_nothing(count):
     assert all(one.told == [] for one in listening)
     for one in listening:
         one.close()
+
+
+class Answering:
+    """What waits instead of the loop: hands each call of one listener over, and counts."""
+
+    def __init__(self, others_fd, _):
+        self.poll = select.poll()
+        self.poll.register(others_fd, select.POLLIN)
+        self.listeners = {}
+        self.last_fd = -1
+        self.nr_waiting = 0
+        self.glances = 0
+
+    def watch(self, listener):
+        self.listeners[listener.fd] = listener
+        self.poll.register(listener.fd, select.POLLIN)
+
+    def forget(self, fd):
+        del self.listeners[fd]
+        self.poll.unregister(fd)
+
+    def wait(self, patience_ms):
+        ready = self.poll.poll(patience_ms)
+        for fd, _ in ready:
+            if fd in self.listeners:
+                self.listeners[fd].handed.append(self.listeners[fd].take())
+        return ready
+
+    def glance(self):
+        self.glances += 1
+        return [(fd, select.POLLIN) for fd, one in self.listeners.items() if one.handed]
+
+
+def test_listener_when_its_call_was_taken_before_a_glance_then_is_served_once_all_the_same():
+    loop = Loop()
+    first, second = Listening(), Listening()
+    heard = []
+
+    def hear_first(_):
+        heard.append(first.handed.pop())
+        loop.glance()
+        loop.call_later(0.02, loop.stop)
+
+    def hear_second(_):
+        heard.append(second.handed.pop())
+
+    loop.watch_listener(first, hear_first)
+    waiting = loop.wait_by(Answering)
+    loop.watch_listener(second, hear_second)
+    loop.run()
+    assert heard == [b"x", b"x"]
+    assert waiting.glances == 1
+    loop.forget(first.fd)
+    assert waiting.listeners == {second.fd: second}
+    first.close()
+    second.close()
+
+
+def test_loop_when_there_is_much_to_do_then_says_so_once():
+    loop = Loop()
+    told = []
+    loop.when_busy(lambda: told.append(1))
+
+    def go_on():
+        turns.append(1)
+        if len(turns) == 300:
+            loop.stop()
+        loop.call_later(0, go_on)
+
+    turns = []
+    go_on()
+    loop.run()
+    assert told == [1]

@@ -76,7 +76,7 @@ def test_wheel_has_platform_tag_and_both_programs(project, tmp_path):
     assert wheel.name.endswith(f"-py3-none-linux_{machine}.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        for program in build_native.PROGRAMS.values():
+        for program in (*build_native.PROGRAMS.values(), *build_native.LIBRARIES.values()):
             member = archive.getinfo(f"{ROOM}/bin/{program}")
             assert archive.read(member)[:4] == b"\x7fELF"
             assert member.external_attr >> 16 & 0o111 == 0o111
@@ -109,7 +109,8 @@ def test_editable_build_puts_programs_in_source_tree_over_running_ones(project, 
     with subprocess.Popen([str(stale), "60"]) as running:
         wheel_of(project, tmp_path / "dist", "editable")
         running.kill()
-    assert sorted(path.name for path in directory.iterdir()) == ["kmem-init", "kmem-shim"]
+    built = {*build_native.PROGRAMS.values(), *build_native.LIBRARIES.values()}
+    assert {path.name for path in directory.iterdir()} == built
     for program in directory.iterdir():
         assert build_native.machine_of(program) == os.uname().machine
         assert stat.S_IMODE(program.stat().st_mode) == 0o755
@@ -121,7 +122,8 @@ def test_sdist_carries_sources_and_no_programs(project, tmp_path):
     (sdist,) = SdistBuilder(str(project)).build(directory=str(tmp_path / "dist"))
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {f"{ROOM}/native/{source}" for source in build_native.PROGRAMS}
+    sources = (*build_native.PROGRAMS, *build_native.LIBRARIES)
+    wanted = {f"{ROOM}/native/{source}" for source in sources}
     wanted |= {"pyproject.toml", "README.md", "LICENSE", f"{ROOM}/{HOOK.name}"}
     assert wanted <= names
     assert not [name for name in names if name.startswith(f"{ROOM}/bin")]

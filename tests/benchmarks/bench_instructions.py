@@ -28,6 +28,22 @@ def once():
     memcg.try_charge(8192)
     memcg.uncharge(8192)
 """,
+    "decide a call on the fast path, three levels": """
+path = FastPath(os.pipe()[0])
+account = path.empty_account(0)
+account.nr_counters = 6
+for number in range(6):
+    path.make_counter(number)
+    path.counters[5 * number + 2] = 1 << 60
+    account = path.account(0)
+    account.counters[number] = number
+account.prices[41] = 1
+account.charges[1].nbytes = 8192
+path.lend(0, 1 << 60, 1 << 60, 0)
+call = NOTIFICATION.pack(1, 7, 0, 41, *[0] * 8)
+assert path.decide(0, call) == 1
+def once(): path.decide(0, call)
+""",
     "unpack a notification, pack an answer": """
 notification = bytes(NOTIFICATION.size)
 answer = bytearray(24)
@@ -38,10 +54,12 @@ def once():
 }
 _EMPTY = "def once(): pass"
 _PROGRAM = """
+import os
 import sys
 from struct import Struct
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
+from kmem_harness.interposer.fast_path import FastPath
 from kmem_harness.interposer.listener import NOTIFICATION
 RESPONSE = Struct("=QqiI")
 {setup}

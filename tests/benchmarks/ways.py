@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kmem_harness import Harness
 from kmem_harness.controller.pricing import make_prices, read_kinds
 from kmem_harness.costs.kinds import check_kinds
 from kmem_harness.costs.live import live_kinds, only_kinds
@@ -28,13 +29,12 @@ from tests.benchmarks.measure import Profile, processor_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from kmem_harness import Harness
-
 __all__ = ["BUSY", "Ways"]
 
 Run = "Callable[[Sequence[str]], str]"
 #: Ways that are run while a thread of ours computes.
 BUSY = ("native, busy", "limit, busy")
+_FAST_PATH = "KMEM_HARNESS_FAST_PATH"
 _NEVER = 65_535
 _PIDS = Path("/sys/fs/cgroup/pids")
 _SANDLOCK = """
@@ -59,6 +59,7 @@ class Ways:
         self._notified = notified
         self._directory = directory
         self._exit = ExitStack()
+        self._slow = self._exit.enter_context(_python_alone())
         self._nr_calls = 0  # of the box that ended last
         self.missing: dict[str, str] = {}
         #: What the controller did for each command under a limit, over all its runs.
@@ -70,6 +71,7 @@ class Ways:
             "Python loop": self._python_loop,
             "no limit": self._box,
             "limit": self._profiled,
+            "limit, Python": lambda command: self._three_levels(command, harness=self._slow),
             "limit tasks": lambda command: self._three_levels(command, kinds=["task", "thread"]),
             "native, busy": lambda command: self._beside_a_busy_thread(self._native, command),
             "limit, busy": lambda command: self._beside_a_busy_thread(self._three_levels, command),
@@ -105,12 +107,12 @@ class Ways:
             **options,
         ).stdout
 
-    def _box(self, command: Sequence[str], **options: Any) -> str:
+    def _box(self, command: Sequence[str], harness: Harness | None = None, **options: Any) -> str:
         reader, writer = os.pipe()
         with os.fdopen(reader) as output:
             with (
                 os.fdopen(writer, "w") as sink,
-                self._harness.run(
+                (harness or self._harness).run(
                     list(command), cwd=self._directory, stdout=sink, **options
                 ) as box,
             ):
@@ -122,12 +124,14 @@ class Ways:
             raise RuntimeError(message)
         return text
 
-    def _three_levels(self, command: Sequence[str], **options: Any) -> str:
+    def _three_levels(
+        self, command: Sequence[str], harness: Harness | None = None, **options: Any
+    ) -> str:
         """Charge both counters of three memcgs, all limited and none full."""
         for path in ("/bench", "/bench/middle"):
-            self._harness.memcg(path, kmem_limit="2G", memory_limit="4G")
+            (harness or self._harness).memcg(path, kmem_limit="2G", memory_limit="4G")
         limits = {"kmem_limit": "1G", "memory_limit": "2G"}
-        return self._box(command, memcg="/bench/middle/box", **limits, **options)
+        return self._box(command, harness, memcg="/bench/middle/box", **limits, **options)
 
     def _profiled(self, command: Sequence[str]) -> str:
         controller = self._harness.controller.pid
@@ -245,6 +249,15 @@ def _our_filter() -> bytes:
     request = {name: kind.request() for name, kind in chosen.items()}
     prices = make_prices(read_kinds(request), request, architecture, lambda _: None)
     return FilterPlan(architecture, prices.names, {}, prices.only_if).program()
+
+
+@contextmanager
+def _python_alone() -> Iterator[Harness]:
+    """Start a harness whose controller answers every call in Python."""
+    os.environ[_FAST_PATH] = "off"
+    with Harness("5.10") as harness:
+        del os.environ[_FAST_PATH]
+        yield harness
 
 
 @contextmanager

@@ -118,7 +118,9 @@ class FileSystems:
         systems: dict[str, tuple[str, str]] = {}
         disks: set[tuple[int, ...]] = set()
         self.silent = set()
-        for mount in read_mounts(text):
+        # Of those at one place the last hides the others: what its path says is not theirs.
+        on_top = {mount.where: mount for mount in read_mounts(text)}
+        for mount in on_top.values():
             device, kind = mount.device, mount.kind
             if kind in _PASSED or device in systems or mount.read_only:
                 continue

@@ -85,7 +85,9 @@ class NameWatch:
 
     def __init__(self) -> None:
         """Take for the box's own what is born from now on."""
-        self._began = time.time_ns()  # what is stamped a tick too early is taken for older
+        # By the clock that inodes are stamped with: by a finer one, what is born before its next tick,
+        # which may be all that a limit admits, would be taken for older.
+        self._began = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
         #: By thread: the inode it may be removing.
         self._going: dict[int, int] = {}
         #: By thread: the directory, the path in it, and when it was asked for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -78,8 +79,16 @@ def remove(directory: Path) -> None:
 
 @pytest.fixture
 def somewhere() -> Iterator[Callable[[str], Path]]:
-    """Give a function that makes a directory on a tmpfs or a disk; it is gone after the test."""
+    """Give a function that makes a directory on a tmpfs or a disk; it is gone after the test.
+
+    One test at a time: a file system does not say whose its inodes are, so what another worker's
+    test makes there at the same moment may be taken for this one's.
+    """
     with ExitStack() as each:
+        alone = each.enter_context(
+            Path(tempfile.gettempdir(), f"kmem-objects-{os.geteuid()}.lock").open("w")
+        )
+        fcntl.flock(alone, fcntl.LOCK_EX)
 
         def make(system: str) -> Path:
             directory = directory_on(system)

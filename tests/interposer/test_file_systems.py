@@ -71,3 +71,18 @@ def test_mounts_when_their_names_hold_line_ends_then_each_is_seen(tmp_path):
             assert mine.count(2) >= len(names)
             assert len(names) + 1 in mine
         process.kill()
+
+
+def test_file_systems_when_one_is_mounted_over_another_then_only_the_upper_is_counted(tmp_path):
+    if os.geteuid():
+        pytest.skip("only root can mount without further ado")
+    program = (
+        "import os; from kmem_harness.interposer.file_systems import FileSystems; "
+        f"print(sum(path.endswith({str(tmp_path)!r}) for path, _ in "
+        "FileSystems(os.getpid())._systems.values()))"
+    )
+    mount = f"mount -t tmpfs none {tmp_path}"
+    script = f'{mount} && {mount} && exec "$0" -c "$1"'
+    command = ["unshare", "--mount", "sh", "-c", script, sys.executable, program]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert outcome.stdout == "1\n"

@@ -18,7 +18,6 @@ class Caller:
 
     def __init__(self):
         self.watch = NameWatch()
-        self.watch._began -= 1_000_000_000  # births are stamped with a clock that is behind
         self._kept = []
 
     def about_to(self, syscall, path):
@@ -129,3 +128,13 @@ def test_names_when_made_one_after_the_other_then_each_is_seen(caller, tmp_path)
         caller.about_to("mkdirat", tmp_path / str(number))
         (tmp_path / str(number)).mkdir()
         assert seen(caller) == (1, 0), number
+
+
+def test_names_when_made_and_removed_before_the_clocks_next_tick_then_are_the_boxs_own(tmp_path):
+    for _ in range(20):
+        caller = Caller()
+        (tmp_path / "d").mkdir()
+        caller.about_to("rmdir", tmp_path / "d")
+        (tmp_path / "d").rmdir()
+        assert seen(caller) == (0, 1)
+        caller.watch.close()

@@ -356,3 +356,25 @@ def test_limit_when_a_box_that_is_never_lent_takes_the_room_then_binds_those_tha
     assert rig.ways[:2] == ["at once", "fast"]
     assert rig.ways[-2:] == ["thought", "thought"]
     assert rig.boxes[0].refusals == 1
+
+
+def test_ticket_when_the_threads_next_call_makes_nothing_then_is_over(rig):
+    box = rig.boxes[0]
+    box.rests_until = 1e9
+    rig.call(0, 1, "unlink", 2)
+    rig.call(0, 1, "pipe", 2)
+    rig.settle()
+    assert set(box.tickets) == {1}
+    rig.call(0, 1, "unlink")
+    rig.settle()
+    assert rig.ways == ["at once", "fast", "at once", "fast", "fast"]
+    assert not box.tickets
+
+
+def test_box_when_withdrawn_then_is_not_lent_over_there_either(rig):
+    box = rig.boxes[0]
+    account = rig.leases._by_box[box]
+    rig.call(0, 1, "pipe")
+    assert rig.leases._path.account(account.number).lent
+    box.withdraw()
+    assert not rig.leases._path.account(account.number).lent

@@ -126,8 +126,8 @@ def _fast_path() -> Finding:
         required=False,
         tested="loading the library and waiting with it",
         detail=failure or "works",
-        remedy="install again with pip; without it Python answers every call: the same, in three times "
-        "the time",
+        remedy="install again with pip; without it Python answers every call: the same, in more than "
+        "twice the time",
     )
 
 

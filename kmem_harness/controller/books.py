@@ -168,20 +168,13 @@ class Books:
         #: What censuses took back: bytes, ever.
         self.lowered_nbytes = 0
 
-    def enter(self, charge: Charge) -> None:
-        """Enter what the memcg has just been charged."""
-        for kind, nr in charge.parts:
-            kind.charged += nr
-            kind.live += nr
-            if kind.live > kind.live_peak:  # noqa: PLR1730 - a call would cost as much again
-                kind.live_peak = kind.live
-
-    def enter_calls(self, charge: Charge, nr_calls: int) -> None:
-        """Enter *nr_calls* of a charge that the memcg's counters hold already."""
+    def enter(self, charge: Charge, nr_calls: int = 1) -> None:
+        """Enter what the memcg has just been charged for so many calls."""
         for kind, nr in charge.parts:
             kind.charged += nr * nr_calls
             kind.live += nr * nr_calls
-            kind.live_peak = max(kind.live_peak, kind.live)
+            if kind.live > kind.live_peak:  # noqa: PLR1730 - a call would cost as much again
+                kind.live_peak = kind.live
 
     def cancel(self, charge: Charge) -> None:
         """Take back a charge whose call never ran."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kmem_harness.core.memcg import Memcg
     from kmem_harness.interposer.listener import Listener
 
-__all__ = ["Box", "EventFile"]
+__all__ = ["Box", "EventFile", "nothing"]
 
 #: The report keeps this many cards; an event file has them all.
 KEPT_CARDS = 100
@@ -100,9 +100,9 @@ class Box:
         #: One for the first process, and one for each that entered later and is still there.
         self.listeners: list[Listener] = []
         #: Called between the steps of what takes long for this box.
-        self.breathe: Callable[[], None] = _go_on
+        self.breathe: Callable[[], None] = nothing
         #: Called before its counters change by anything but a call: nobody else may charge it then.
-        self.withdraw: Callable[[], None] = _go_on
+        self.withdraw: Callable[[], None] = nothing
         #: What looks at its processes, from the start on; the rest are parts of it.
         self.audit: Audit | None = None
         self.tasks: TaskPart | None = None
@@ -135,6 +135,12 @@ class Box:
         self._forks: dict[int, tuple[float, Charge, Charge]] = {}
 
     # -- charges ---------------------------------------------------------------------------
+
+    def enter(self, charge: Charge, nr_calls: int = 1) -> None:
+        """Enter in the books what the memcg has just been charged for so many calls."""
+        self.books.enter(charge, nr_calls)
+        if charge.may_make_thread and self.tasks is not None:
+            self.tasks.with_threads = True
 
     def fork_charge(self, charge: Charge, tid: int, now: float) -> Charge:
         """Give what *charge* comes to for *tid*, whose address space its child will have, too."""
@@ -345,7 +351,7 @@ class Box:
             self._look_seconds += self.audit.seconds
             self._doubts = dict.fromkeys([*self._doubts, *self.audit.doubts()])
             self.audit.close()
-        self.breathe = _go_on
+        self.breathe = nothing
         self.audit = self.tasks = self.spaces = self.names = self.user = None
         self._forks.clear()
 
@@ -366,7 +372,7 @@ class Box:
         self.prices = Prices()  # some tell the box of what they see: it would never be let go
 
 
-def _go_on() -> None:
+def nothing() -> None:
     """Do nothing about it."""
 
 

@@ -89,16 +89,16 @@ class Boxes:
 
     def unfiltered_below(self, memcg: Memcg) -> Box | None:
         """Find a box that a limit of *memcg* could not bind, for it runs without a filter."""
-        for running in self._running.values():
-            if not running.bounded and memcg.kmem in running.box.counters:
-                return running.box
-        return None
+        below = self._below(memcg)
+        return next((running.box for running in below if not running.bounded), None)
 
     def withdraw_below(self, memcg: Memcg) -> None:
         """Be ready for a change of what binds *memcg*, and so every box whose charges walk it."""
-        for running in self._running.values():
-            if memcg.kmem in running.box.counters:
-                running.box.withdraw()
+        for running in self._below(memcg):
+            running.box.withdraw()
+
+    def _below(self, memcg: Memcg) -> list[Running]:
+        return [one for one in self._running.values() if memcg.kmem in one.box.counters]
 
     def withdraw_above(self, memcg: Memcg) -> None:
         """Be ready for a charge of *memcg* itself, that no call of a box makes."""

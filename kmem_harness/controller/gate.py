@@ -241,9 +241,7 @@ class Gate:
     def _let_run(
         self, box: Box, listener: Listener, notification_id: int, tid: int, charge: Charge
     ) -> None:
-        box.books.enter(charge)
-        if charge.may_make_thread and box.tasks is not None:
-            box.tasks.with_threads = True
+        box.enter(charge)
         if listener.allow(notification_id):
             box.tickets[tid] = charge
             if box.recording is not None:

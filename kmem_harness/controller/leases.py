@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kmem_harness.controller.box import nothing
 from kmem_harness.controller.loop import READABLE
 from kmem_harness.interposer.fast_path import (
     CHARGES,
+    COUNTER_WORDS,
     DEPTH,
     FORKS,
     IN_VAIN,
@@ -44,8 +46,6 @@ _NEVER = _NOBODY = -1
 #: After so many calls in a row that are never answered there, a box is not lent for so many more.
 _MOST_IN_VAIN = 4
 _PAUSE = 120
-#: A counter over there: usage, max_usage, limit, and two words of its own.
-_WORDS = 5
 
 
 class _Copy:
@@ -56,7 +56,7 @@ class _Copy:
     def __init__(self, counter: ResourceCounter, number: int) -> None:
         self.counter = counter
         self.number = number
-        self.at = number * _WORDS
+        self.at = number * COUNTER_WORDS
         self.nr_accounts = 0
 
 
@@ -192,9 +192,7 @@ class Leases:
             box, charge = account.box, account.charges[index]
             box.notifications += calls
             if charge is not None:
-                box.books.enter_calls(charge, calls)
-                if charge.may_make_thread and box.tasks is not None:
-                    box.tasks.with_threads = True
+                box.enter(charge, calls)
         for number, tid, index in self._path.touched(nr_touched):
             account = self._accounts[number]
             charge = account.charges[index]
@@ -268,7 +266,7 @@ class Leases:
         self._withdraw(account)
         del self._accounts[account.number]
         del self._by_box[account.box]
-        account.box.withdraw = _nothing
+        account.box.withdraw = nothing
         self._free_accounts.append(account.number)
         for copy in account.copies:
             copy.nr_accounts -= 1
@@ -349,10 +347,6 @@ def _may_lend(box: Box) -> bool:
         and box.recording is None
         and not box.ending
     )
-
-
-def _nothing() -> None:
-    """Withdraw what is not lent."""
 
 
 def _is_left(box: Box, charge: Charge) -> bool:

@@ -203,9 +203,8 @@ class Loop:
             turn = next(turns)
             if turn == _BUSY_TURNS and self._when_busy is not None:
                 self._when_busy()
-            if self._waiting is not None:
-                if self._waiting.last_fd >= 0:  # a turn of its own is as many of ours
-                    self._look_for_crowd(self._waiting.last_fd)
+            if self._waiting is not None and self._waiting.last_fd >= 0:
+                self._look_for_crowd(self._waiting.last_fd)  # its turn is as many of ours
             elif not turn % _LOOK_TURNS:
                 self._look_for_crowd(ready[-1][0] if ready else -1)
             ready = self._wait(patience_ms)

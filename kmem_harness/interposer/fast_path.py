@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHARGES",
+    "COUNTER_WORDS",
     "DEPTH",
     "FORKS",
     "IN_VAIN",
@@ -39,12 +40,17 @@ IN_VAIN = 2
 _READABLE = 1  # POLLIN
 _TRIPLE = 3
 _AT_FIRST = 8
+_NR_FIGURES = 5
 
 
 class _Counter(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64) for name in ("usage", "max_usage", "limit", "charged", "is_listed")
     ]
+
+
+#: A counter begins with usage, max_usage and limit, and has so many words in all.
+COUNTER_WORDS = ctypes.sizeof(_Counter) // 8
 
 
 class _Charged(ctypes.Structure):
@@ -148,7 +154,7 @@ class FastPath:
         self._shared = shared = _Shared()
         self._address = ctypes.addressof(shared)
         first = _Shared.nr_changes.offset
-        self._figures = memoryview(shared).cast("B")[first : first + 5 * 4].cast("i")
+        self._figures = memoryview(shared).cast("B")[first : first + _NR_FIGURES * 4].cast("i")
         self._changes = memoryview(shared.changes).cast("B").cast("i")
         self._touched = memoryview(shared.touched).cast("B").cast("i")
         self._arrays: dict[str, Any] = {}

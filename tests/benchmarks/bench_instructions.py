@@ -34,7 +34,7 @@ account = path.empty_account(0)
 account.nr_counters = 6
 for number in range(6):
     path.make_counter(number)
-    path.counters[5 * number + 2] = 1 << 60
+    path.counters[COUNTER_WORDS * number + 2] = 1 << 60
     account = path.account(0)
     account.counters[number] = number
 account.prices[41] = 1
@@ -59,7 +59,7 @@ import sys
 from struct import Struct
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
-from kmem_harness.interposer.fast_path import FastPath
+from kmem_harness.interposer.fast_path import COUNTER_WORDS, FastPath
 from kmem_harness.interposer.listener import NOTIFICATION
 RESPONSE = Struct("=QqiI")
 {setup}

@@ -30,7 +30,7 @@ _SUPERVISED = (
 )
 _WARM = (
     "perf: 76 % of the controller's samples are in the kernel, 10 % in the interpreter, 9 % in the C library, 3 "
-    "% in the fast path, which takes 3,000 instructions for a call; of 100,000 calls some 250 are left to Python"
+    "% in the fast path; of 100,000 calls some 250 are left to Python"
 )
 _ONE_CALL = (
     "one is one supervised call. perf: 53 % of the controller's samples are in the kernel, 36 % in the "
@@ -48,10 +48,10 @@ _COUNTING = (
 )
 _SHARED = (
     "one thread answers all boxes. Traced: who calls beside a bomb waits for the step that is being taken for "
-    "it, of 50 to 150 us, and then for a processor: bomb, caller and controller share two"
+    "it, of 50 to 350 us, and then for a processor: bomb, caller and controller share two"
 )
 _SWITCHING = (
-    "sampled, looks at peaks and timelines take three quarters of the time, and two thirds of that is answering "
+    "sampled, looks at peaks and timelines take three quarters of the time, and four fifths of that is answering "
     "others meanwhile; each box's first calls are peaks, and looked at one after the other"
 )
 _BOX_MEMORY = (

@@ -526,7 +526,8 @@ def test_peak_of_all_when_a_large_box_is_beside_then_is_waited_for_only_if_it_is
             crowd.gate.serve(box, box.listeners[0], box.listeners[0].receive())
     for box, census in zip(crowd.boxes, crowd.censuses, strict=True):
         census.found = Tasks(3, 0)
-        box.audit.all_parts()  # from now on it is known how long that takes
+        for _ in range(5):
+            box.audit.all_parts()  # from now on it is known how long that takes, held up or not
     time.sleep(0.06)  # by then it may be done again
     assert (large.is_quick_to_look_at, small.is_quick_to_look_at) == (False, True)
     for box, census in zip(crowd.boxes, crowd.censuses, strict=True):

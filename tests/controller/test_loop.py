@@ -213,6 +213,32 @@ def test_listener_when_its_call_was_taken_before_a_glance_then_is_served_once_al
     second.close()
 
 
+class Polling(Answering):
+    """One that has nothing to answer, and so gives everything to the loop."""
+
+    def wait(self, patience_ms):
+        return self.poll.poll(patience_ms)
+
+
+def test_listeners_when_three_call_together_and_none_is_answered_elsewhere_then_are_told():
+    loop = Loop()
+    listening = [Listening() for _ in range(3)]
+    served = []
+
+    def hear(_):
+        served.append(1)
+        if len(served) == 3_000:
+            loop.stop()
+
+    loop.wait_by(Polling)
+    for one in listening:
+        loop.watch_listener(one, hear)
+    loop.run()
+    assert all(one.told == [True] for one in listening)
+    for one in listening:
+        one.close()
+
+
 def test_loop_when_there_is_much_to_do_then_says_so_once():
     loop = Loop()
     told = []

@@ -4,8 +4,8 @@
  * to the controller, which is told of what was charged here before it does anything.
  *
  * The controller owns every structure, and the truth: what stands here is a copy, good for as long as
- * an account is lent.  A library for ctypes; it needs nothing but what every C
- * library has, and is linked against none, so that one build serves all of them.
+ * an account is lent.  A library for ctypes; it needs nothing but what every C library has, and is
+ * linked against none, so that one build serves all of them.
  */
 #define _GNU_SOURCE
 #include <errno.h>

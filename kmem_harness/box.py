@@ -157,6 +157,14 @@ class Box:
         """The flags the seccomp filter was installed with, 0 without a filter."""
         return int(self._account()["filter_flags"])
 
+    @property
+    def under_way(self) -> int:
+        """How many calls may be over or not: what they made counts as live, though it may be gone.
+
+        Calls whose callers sleep, as in accept, are not among them: they may last for ever.
+        """
+        return int(self._account()["under_way"])
+
     # -- steps -----------------------------------------------------------------------------
 
     @contextmanager
@@ -439,6 +447,7 @@ class Box:
         """Give what was last seen of the account, for a report after the controller's death."""
         return self._seen or {
             "filter_flags": 0,
+            "under_way": 0,
             "report": {
                 "mode": "enforce",
                 "memcg": self._armed["memcg"],

@@ -9,6 +9,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from kmem_harness.interposer.census import is_running
 from kmem_harness.interposer.entrants import entrants, filters_of, pid_inside, shares_pid_namespace
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Running:
         return {
             "filtered": self.filtered,
             "filter_flags": self.filter_flags,
+            "under_way": sum(is_running(tid) for tid in self.box.tickets),
             "rejected_handshakes": self.handshake.rejected if self.handshake else 0,
             "report": {**self.box.report(), "memcg": memcg_report(self.box.memcg)},
         }

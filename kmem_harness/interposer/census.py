@@ -24,6 +24,7 @@ __all__ = [
     "Tasks",
     "call_is_over",
     "comm_of",
+    "is_running",
     "last_child_of",
     "tgid_of",
 ]
@@ -242,7 +243,7 @@ def call_is_over(tid: int, number: int, last_child: bytes | None) -> bool:
     was allowed, or ``None`` where nobody looked. Never wrong when true; false proves nothing.
     """
     try:
-        state = _read(f"/proc/{tid}/stat").rpartition(b") ")[2][:1].decode("ascii")
+        state = _state_of(tid)
         if state in _STATES_GONE:
             return True
         if state in _STATES_OUTSIDE_CLONE:
@@ -257,6 +258,14 @@ def call_is_over(tid: int, number: int, last_child: bytes | None) -> bool:
     except OSError:  # Yama may forbid /proc/TID/syscall
         pass
     return last_child is not None and last_child_of(tid) != last_child
+
+
+def is_running(tid: int) -> bool:
+    """Say whether *tid* has a processor or waits for one; a moment later it may be proven to sleep."""
+    try:
+        return _state_of(tid) == "R"
+    except OSError:
+        return False
 
 
 def last_child_of(tid: int) -> bytes | None:
@@ -282,6 +291,11 @@ def tgid_of(tid: int) -> int:
     except OSError:
         return 0
     return int(status.partition(b"\nTgid:")[2].split(None, 1)[0])
+
+
+def _state_of(tid: int) -> str:
+    """Read the letter for what a task is doing. Raises: OSError if it is gone."""
+    return _read(f"/proc/{tid}/stat").rpartition(b") ")[2][:1].decode("ascii")
 
 
 def _read_stat(pid: int) -> tuple[int, int] | None:

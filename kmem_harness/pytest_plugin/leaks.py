@@ -24,13 +24,22 @@ __all__ = ["check_leaks", "held_by"]
 
 #: What any running program holds, be it idle.
 _OF_A_PROGRAM = frozenset({"file", "vma", "page-table", "descriptor-table"})
-#: What is on its way out, such as a process that was just killed, has this long to be gone.
+#: What is on its way out, such as a process that was just killed, has this long to be gone, and a
+#: program that computes this long to come to rest.
 _SETTLE_SECONDS = 0.5
 _LOOK_SECONDS = 0.01
 
 
 def held_by(records: list[Record]) -> Held:
-    """Count what containers hold now, after a census."""
+    """Count what containers hold now, after a census.
+
+    What a call made that may be over is counted, be it long gone: no leak may hide behind that.
+    """
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while any(box.under_way for record in records for box in record.boxes):
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(_LOOK_SECONDS)
     return {
         box: {kind: row["live"] for kind, row in box.report()["kinds"].items() if row["live"]}
         for record in records

@@ -56,6 +56,46 @@ def test_leaks_when_every_kind_is_charged_then_only_what_grew_fails_the_test(pro
     )
 
 
+BUSY_TESTS = """
+import sys
+import pytest
+from workloads import OBEDIENT, tell
+
+# Makes a child at each order, answers, and computes for a while; the first child is gone by then.
+BUSY = '''
+import os, signal, sys, time
+for number, order in enumerate(sys.stdin):
+    pid = os.fork() or signal.pause()
+    if number == 0:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    print("[1, null]", flush=True)
+    until = time.monotonic() + 0.2
+    while time.monotonic() < until:
+        pass
+'''
+
+@pytest.fixture
+def server(kmem_container):
+    command = [sys.executable, "-I", "-S", "-c", BUSY]
+    box = kmem_container(**OBEDIENT | {"command": command})
+    assert tell(box, "go", 1) == [1, None]
+    return box
+
+@pytest.mark.limit_kmem_leaks
+def test_child_of_a_busy_server_leaks(server):
+    tell(server, "go", 1)
+"""
+
+
+def test_leaks_when_a_call_before_may_still_be_under_way_then_the_beginning_waits_for_it(project):
+    shutil.copy(SAMPLE / "workloads.py", project.pytester.path)
+    project.pytester.makepyfile(test_it=BUSY_TESTS)
+    result = project.run("--kmem-limit=4M", "--kmem-kernel=v4")
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines_random([r"  c1: .*: 1 task \(8\.0K\)"])
+
+
 @pytest.mark.parametrize(
     ("argument", "named"),
     [

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kmem_harness.controller import audit, gate
 from kmem_harness.controller.audit import Audit
 from kmem_harness.controller.books import Charge, Kind, Price
 from kmem_harness.controller.box import Box
@@ -273,26 +274,47 @@ def test_call_when_the_census_at_a_peak_takes_its_room_then_is_refused_and_books
     assert [card["usage"] for card in bench.cards] == [2 * TASK]
 
 
+class Clock:
+    """The time, as the gate and the audits see it: it goes on by itself only as they ask for it."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        self.now += 0.000_01
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(gate, "time", clock)
+    monkeypatch.setattr(audit, "time", clock)
+    return clock
+
+
 class SlowCensus(FakeCensus):
     """Find what was said, after a while."""
 
-    def __init__(self, seconds):
+    def __init__(self, clock, seconds):
         super().__init__()
+        self.clock = clock
         self.seconds = seconds
         self.looks = 0
 
     def count(self, *, with_threads):
         self.looks += 1
-        time.sleep(self.seconds)
+        self.clock.now += self.seconds
         return super().count(with_threads=with_threads)
 
 
 class Crowd:
     """A gate with boxes whose use grows all the time, and so do their peaks."""
 
-    def __init__(self, *look_seconds):
+    def __init__(self, clock, *look_seconds):
+        self.clock = clock
         tree = MemcgTree(profile_named("v4"), stock=False, use_hierarchy=True)
-        self.censuses = [SlowCensus(seconds) for seconds in look_seconds]
+        self.censuses = [SlowCensus(clock, seconds) for seconds in look_seconds]
         self.boxes = []
         for number, census in enumerate(self.censuses):
             memcg = tree.make(f"/{number}")
@@ -306,8 +328,8 @@ class Crowd:
 
     def grow(self, seconds):
         """Have each make a task that stays, again and again."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        end = self.clock.now + seconds
+        while self.clock.now < end:
             for box, census in zip(self.boxes, self.censuses, strict=True):
                 (listener,) = box.listeners
                 listener.call(1 << 23)  # nobody's
@@ -317,8 +339,8 @@ class Crowd:
                 census.found = Tasks(box.kinds["task"].live, 0)
 
 
-def test_peaks_when_many_boxes_reach_them_then_looks_leave_time_and_are_shared_out_evenly():
-    crowd = Crowd(*[0.001] * 20)
+def test_peaks_when_many_boxes_reach_them_then_looks_leave_time_and_are_shared_out_evenly(clock):
+    crowd = Crowd(clock, *[0.001] * 20)
     crowd.grow(0.2)  # until it is known how many there are
     for census in crowd.censuses:
         census.looks = 0
@@ -327,8 +349,8 @@ def test_peaks_when_many_boxes_reach_them_then_looks_leave_time_and_are_shared_o
     assert 3 <= looks[0] <= looks[-1] <= 20  # were each alone, it would be a hundred
 
 
-def test_peaks_when_another_box_is_dear_to_look_at_then_a_cheap_one_is_still_looked_at():
-    crowd = Crowd(0.05, 0.0005)
+def test_peaks_when_another_box_is_dear_to_look_at_then_a_cheap_one_is_still_looked_at(clock):
+    crowd = Crowd(clock, 0.05, 0.0005)
     crowd.grow(1.5)
     dear, cheap = (census.looks for census in crowd.censuses)
     assert 2 <= dear <= 4
@@ -337,9 +359,9 @@ def test_peaks_when_another_box_is_dear_to_look_at_then_a_cheap_one_is_still_loo
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_peak_when_met_in_a_look_at_another_box_then_is_let_by_for_a_while_unless_recorded(
-    recorded,
+    recorded, clock
 ):
-    crowd = Crowd(0, 0)
+    crowd = Crowd(clock, 0, 0)
     box = crowd.boxes[0]
     box.recording = SimpleNamespace(made=lambda *_: None) if recorded else None
     crowd.gate.waiting = crowd.boxes[1]
@@ -352,8 +374,8 @@ def test_peak_when_met_in_a_look_at_another_box_then_is_let_by_for_a_while_unles
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_peak_when_its_call_has_waited_until_its_deadline_then_is_looked_at_no_more(late):
-    crowd = Crowd(0, 0)
+def test_peak_when_its_call_has_waited_until_its_deadline_then_is_looked_at_no_more(late, clock):
+    crowd = Crowd(clock, 0, 0)
     crowd.boxes[0].spared_until = 0
     (listener,) = crowd.boxes[0].listeners
     call = listener.call(1 << 23)
@@ -362,7 +384,7 @@ def test_peak_when_its_call_has_waited_until_its_deadline_then_is_looked_at_no_m
     assert listener.answers == {}
     crowd.gate.waiting = None
     if late:
-        time.sleep(PARK_SECONDS)
+        clock.now += PARK_SECONDS
     crowd.censuses[0].looks = 0
     crowd.boxes[0].books.kinds["task"].live = 1  # one that may be gone
     crowd.boxes[0].memcg.charge(TASK)
@@ -517,8 +539,10 @@ def test_reconcile_when_anything_happens_then_books_are_never_below_what_is_aliv
 
 
 @pytest.mark.parametrize("limited", [False, True])
-def test_peak_of_all_when_a_large_box_is_beside_then_is_waited_for_only_if_it_is_limited(limited):
-    crowd = Crowd(0.01, 0.0)
+def test_peak_of_all_when_a_large_box_is_beside_then_is_waited_for_only_if_it_is_limited(
+    limited, clock
+):
+    crowd = Crowd(clock, 0.01, 0.0)
     large, small = crowd.boxes
     for box in crowd.boxes:
         for _ in range(3):
@@ -528,7 +552,7 @@ def test_peak_of_all_when_a_large_box_is_beside_then_is_waited_for_only_if_it_is
         census.found = Tasks(3, 0)
         for _ in range(5):
             box.audit.all_parts()  # from now on it is known how long that takes, held up or not
-    time.sleep(0.06)  # by then it may be done again
+    clock.now += 0.06  # by then it may be done again
     assert (large.is_quick_to_look_at, small.is_quick_to_look_at) == (False, True)
     for box, census in zip(crowd.boxes, crowd.censuses, strict=True):
         box.rests_until = box.quiet_until = box.usage_seen = 0

@@ -25,6 +25,7 @@ from kmem_harness.controller.recording import RecordingFile
 from kmem_harness.controller.room import is_short
 from kmem_harness.controller.rounds import Rounds
 from kmem_harness.controller.running import Running
+from kmem_harness.controller.setting import AT_ONCE, OFF, fast_path_setting
 from kmem_harness.core.errors import ConfigurationError, ShimError
 from kmem_harness.interposer.census import DescendantCensus, NamespaceCensus
 from kmem_harness.interposer.entrants import (
@@ -54,8 +55,6 @@ __all__ = ["Boxes"]
 
 #: How long the end of a box waits for its last task to let go of the filter.
 _LAST_TASK_SECONDS = 2.0
-#: For tests and comparisons: "off" has Python answer every call, "at once" none that it need not.
-_FAST_PATH = "KMEM_HARNESS_FAST_PATH"
 
 
 class Boxes:
@@ -73,10 +72,10 @@ class Boxes:
         self._rounds = Rounds(loop, self._gate, self.all)
         self._architecture = native_architecture()
         self._leases: Leases | None = None
-        setting = os.environ.get(_FAST_PATH)
-        if setting == "at once":
+        setting = fast_path_setting()
+        if setting == AT_ONCE:
             self._begin_to_lend()
-        elif setting != "off":
+        elif setting != OFF:
             loop.when_busy(self._begin_to_lend)
 
     def all(self) -> list[Box]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller import protocol
 from kmem_harness.controller.removal import remove_tree
+from kmem_harness.controller.setting import fast_path_setting
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError, UnsupportedHostError
 from kmem_harness.interposer.readable import is_readable
 
@@ -168,8 +169,9 @@ class Controller(Connection):
     def __init__(self, kernel: str) -> None:
         """Start a controller that emulates *kernel*; it is ready when it answers.
 
-        Raises: UnsupportedHostError where the host lacks pidfds.
+        Raises: UnsupportedHostError where the host lacks pidfds; ConfigurationError.
         """
+        fast_path_setting()
         self.kernel = kernel
         self.directory = control_directory()
         os.mkdir(self.directory, 0o700)

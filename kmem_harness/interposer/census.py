@@ -200,18 +200,24 @@ class DescendantCensus:
         """Find the descendants, and how many threads each has."""
         parents: dict[int, int] = {}
         threads_of: dict[int, int] = {}
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                stat = _read_stat(int(name))
-                if stat is not None:
-                    parents[int(name)], threads_of[int(name)] = stat
-                self._breathe()
+        for pid in self._pids():
+            stat = _read_stat(pid)
+            if stat is not None:
+                parents[pid], threads_of[pid] = stat
+            self._breathe()
         inside = {self._init}
         outside = {0}
         for pid in parents:
             self._place(pid, parents, inside, outside)
         inside.discard(self._init)
         return {pid: threads_of[pid] for pid in inside}
+
+    def _pids(self) -> list[int]:
+        proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            return [int(pid) for pid in list_pids(proc, 0, self._breathe)]
+        finally:
+            os.close(proc)
 
     def _place(
         self, pid: int, parents: dict[int, int], inside: set[int], outside: set[int]

@@ -49,6 +49,18 @@ def test_run_when_an_option_is_unusable_then_names_it_and_the_remedy_and_starts_
     assert not started.exists()
 
 
+def test_run_when_the_environment_names_no_way_to_answer_calls_then_says_which_there_are(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KMEM_HARNESS_FAST_PATH", "on")
+    started = command_line.directory / "started"
+    outcome = command_line.run(["touch", str(started)], "--kmem-limit", "1M")
+    assert outcome.status == OWN_FAILURE
+    assert "KMEM_HARNESS_FAST_PATH='on': 'off' has Python answer every call" in outcome.stderr
+    assert "unset it" in outcome.stderr
+    assert not started.exists()
+
+
 @pytest.mark.parametrize("options", [[], ["--kmem-limit", "1M"]], ids=["free", "limited"])
 @pytest.mark.parametrize("program", ["no-such-program", "/no/such/program"])
 def test_run_when_command_does_not_exist_then_127_and_its_name(

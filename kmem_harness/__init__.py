@@ -11,9 +11,12 @@ this package, and need none of them.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+# True to type checkers. To import it takes as long as all else before a controller is started.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kmem_harness.box import Box, RefusalCard
     from kmem_harness.core.errors import (
         AccountingError,

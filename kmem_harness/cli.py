@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 import click
 
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
+from kmem_harness.core.releases import DEFAULT_PROFILE
 from kmem_harness.demos.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def cli() -> None:
 @click.option(
     "--kernel",
     metavar="PROFILE",
-    default="5.10",
+    default=DEFAULT_PROFILE,
     show_default=True,
     help="Kernel to emulate: v4, 3.8, 3.12 or 5.10.",
 )
@@ -175,7 +176,11 @@ def doctor(*, as_json: bool) -> NoReturn:
     help="How long each of the two runs may last.",
 )
 @click.option(
-    "--kernel", metavar="PROFILE", default="5.10", show_default=True, help="Kernel to emulate."
+    "--kernel",
+    metavar="PROFILE",
+    default=DEFAULT_PROFILE,
+    show_default=True,
+    help="Kernel to emulate.",
 )
 @click.option(
     "--runtime",

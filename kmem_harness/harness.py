@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from kmem_harness.box import Box, RefusalCard, Session
 from kmem_harness.controller.client import Controller, ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
-from kmem_harness.core.releases import check_profile_name
+from kmem_harness.core.releases import DEFAULT_PROFILE, check_profile_name
 from kmem_harness.core.sizes import UNLIMITED
 from kmem_harness.costs.kinds import check_kinds
 from kmem_harness.costs.live import LiveKind, live_kinds, makers, only_kinds
@@ -42,7 +42,7 @@ class Harness:
 
     def __init__(
         self,
-        kernel: str = "5.10",
+        kernel: str = DEFAULT_PROFILE,
         costs: str | None = None,
         isolation: str | None = None,
         plugins: Sequence[object | str] = (),

@@ -13,6 +13,7 @@ import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kmem_harness import early
 from kmem_harness.controller.client import Controller, ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
 from kmem_harness.core.releases import check_profile_name
@@ -94,7 +95,8 @@ def run_command(command: Sequence[str], options: RunOptions) -> int:
 def _harness(options: RunOptions, stack: ExitStack) -> Harness:
     controller: str | Controller | None = options.controller
     if controller is None:
-        controller = Controller(check_profile_name(options.kernel))
+        kernel = check_profile_name(options.kernel)
+        controller = Controller(kernel, early.take(kernel))
         stack.callback(controller.close)
     # It starts while we import what we need: half of the time of a short run.
     from kmem_harness.harness import Harness  # noqa: PLC0415 - see above

@@ -50,7 +50,8 @@ TOP: dict[str, set[str]] = {
     "doctor": _JOINED,
     "report": {"core"},
     "sigterm": set(),
-    "run_command": {*_JOINED, "report"},
+    "early": {"core", "controller.start", "controller.client"},
+    "run_command": {*_JOINED, "early", "report"},
     "demos": {*_JOINED, "run_command"},
     "pytest_plugin": {*_JOINED, "experiments", "docker", "report"},
     "replay": _JOINED,
@@ -58,6 +59,7 @@ TOP: dict[str, set[str]] = {
     "experiments": {*_JOINED, "report", "services"},
     "top": {"core", "controller.client"},
     "services": {*_JOINED, "report"},
+    "__main__": {"early", "cli"},
     "cli": {
         *(*_JOINED, "doctor", "run_command", "demos", "replay", "experiments", "top", "services"),
         *("calibrate", "sigterm"),
@@ -86,6 +88,8 @@ FOREIGN: dict[str, set[str]] = {
     "doctor": {"rich", "docker"},
     "report": {"jinja2", "matplotlib", "plotly"},
     "sigterm": set(),
+    "early": set(),
+    "__main__": set(),
     "run_command": set(),
     "demos": {"rich"},
     "pytest_plugin": {"pytest"},
@@ -244,6 +248,16 @@ def test_controller_process_when_started_bare_then_needs_the_standard_library_al
     assert others <= set(sys.stdlib_module_names)
     rooms = {name.split(".")[1] for name in loaded if name.startswith(f"{HERE}.")}
     assert rooms == {"core", "costs", "interposer", "controller"}
+    # Everybody waits for it, and these take a fifth of its start.
+    assert loaded.isdisjoint({"dataclasses", "inspect"})
+
+
+def test_early_start_when_imported_then_is_there_before_what_takes_long():
+    loaded = modules_after("import kmem_harness.early", "-I", "-S")
+    assert "kmem_harness.controller.start" in loaded
+    assert loaded.isdisjoint(
+        {"typing", "click", "kmem_harness.cli", "kmem_harness.controller.client"}
+    )
 
 
 def test_controller_process_when_packages_are_at_hand_then_imports_none_of_them():

@@ -8,33 +8,25 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller import protocol
 from kmem_harness.controller.removal import remove_tree
-from kmem_harness.controller.setting import fast_path_setting
-from kmem_harness.core.errors import ConfigurationError, KmemHarnessError, UnsupportedHostError
+from kmem_harness.controller.start import base_directories, prefix, start
+from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
 from kmem_harness.interposer.readable import is_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from kmem_harness.controller.start import Started
+
 __all__ = ["Connection", "Controller", "ControllerDiedError", "connect_running", "running"]
 
 _ANSWER_SECONDS = 30.0
 _GOODBYE_SECONDS = 5.0
-# A socket address holds 107 bytes, of which our own names take less than 60.
-_LONGEST_BASE = 45
-# -I and -S: no environment, no site-packages. It needs the standard library and this package,
-# and so starts in half the time, whatever is installed beside us.
-_START = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "from kmem_harness.controller.__main__ import main; main()"
-)
 
 
 class ControllerDiedError(KmemHarnessError):
@@ -166,28 +158,19 @@ def _did_not_answer(op: str, error: Exception) -> ControllerDiedError:
 class Controller(Connection):
     """A controller process of our own: it ends when we close it, and when we die."""
 
-    def __init__(self, kernel: str) -> None:
-        """Start a controller that emulates *kernel*; it is ready when it answers.
+    def __init__(self, kernel: str, started: Started | None = None) -> None:
+        """Start a controller that emulates *kernel*, or take over one that was *started*.
 
-        Raises: UnsupportedHostError where the host lacks pidfds; ConfigurationError.
+        It is ready when it answers. Raises: UnsupportedHostError where the host lacks pidfds;
+        ConfigurationError.
         """
-        fast_path_setting()
+        started = started or start(kernel)
         self.kernel = kernel
-        self.directory = control_directory()
-        os.mkdir(self.directory, 0o700)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            owner = _own_pidfd()
-            with theirs:
-                self._process = start_process(kernel, self.directory, theirs.fileno(), owner)
-            os.close(owner)
-        except BaseException:
-            ours.close()
-            os.rmdir(self.directory)
-            raise
+        self.directory = started.directory
+        self._process = started.process
         #: Readable once the controller is dead: boxes are tied to it.
         self.pidfd = os.pidfd_open(self._process.pid)
-        super().__init__(ours)
+        super().__init__(started.connection)
 
     @property
     def pid(self) -> int:
@@ -244,65 +227,19 @@ def connect_running() -> Connection:
     raise ConfigurationError(message)
 
 
-def start_process(
-    kernel: str, directory: str, connection: int, owner: int
-) -> subprocess.Popen[bytes]:
-    """Start a controller that talks over *connection* and ends with *owner*, a pidfd."""
-    return subprocess.Popen(
-        [
-            sys.executable,
-            *("-I", "-S", "-c", _START),
-            os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
-            *(kernel, directory, str(connection), str(owner)),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-        pass_fds=(connection, owner),
-    )
-
-
-def control_directory() -> str:
-    """Choose a fresh path for a controller's sockets, short enough for a socket address."""
-    return f"{_base_directories()[0]}/{_prefix()}{os.getpid()}-{os.urandom(4).hex()}"
-
-
 def running() -> list[str]:
     """List the control sockets of our own user's controllers.
 
     Those that an environment like ours would start come first, the newest of them leading.
     """
     found: list[str] = []
-    for base in _base_directories():
+    for base in base_directories():
         here = []
         with suppress(OSError):
             for name in os.listdir(base):
                 path = os.path.join(base, name, "control.sock")
-                if name.startswith(_prefix()):
+                if name.startswith(prefix()):
                     with suppress(OSError):  # it is just ending
                         here.append((os.path.getmtime(path), path))
         found += [path for _, path in sorted(here, reverse=True)]
     return found
-
-
-def _prefix() -> str:
-    return f"kmem-harness-{os.geteuid()}-"
-
-
-def _base_directories() -> list[str]:
-    candidates = [os.environ.get("XDG_RUNTIME_DIR", ""), os.environ.get("TMPDIR", ""), "/tmp"]  # noqa: S108 - a fresh 0700 directory is made in it
-    return [
-        base
-        for base in candidates
-        if base and len(base) <= _LONGEST_BASE and os.access(base, os.W_OK | os.X_OK)
-    ]
-
-
-def _own_pidfd() -> int:
-    try:
-        return os.pidfd_open(os.getpid())
-    except OSError as error:
-        message = f"pidfd_open: {error.strerror}"
-        raise UnsupportedHostError(
-            message, missing="pidfd_open", remedy="run on Linux 5.5 or later"
-        ) from error

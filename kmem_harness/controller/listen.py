@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller import protocol
-from kmem_harness.controller.client import start_process
+from kmem_harness.controller.start import start_process
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
 from kmem_harness.core.releases import check_profile_name
 

@@ -7,7 +7,6 @@ accounts from birth (K110). Knows memcgs; knows no text.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kmem_harness.core.errors import kernel_error
@@ -38,7 +37,6 @@ class Activation:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
 class OptIn(Activation):
     """The first limit other than "none" starts accounting, once and for all (K62, K67).
 
@@ -46,7 +44,9 @@ class OptIn(Activation):
         later the write reports success and leaves the limit off (K73).
     """
 
-    leftover_is_busy: bool
+    def __init__(self, *, leftover_is_busy: bool) -> None:
+        """Refuse or report success, as the release does."""
+        self.leftover_is_busy = leftover_is_busy
 
     def born(self, memcg: Memcg, parent: Memcg) -> None:
         """Inherit activity from a hierarchical parent (K70)."""
@@ -74,7 +74,6 @@ class OptIn(Activation):
         return "by the first limit; EBUSY with tasks or hierarchical children"
 
 
-@dataclass(frozen=True)
 class AlwaysAccounts(Activation):
     """Every memcg but the root accounts from birth (K110)."""
 

@@ -7,7 +7,6 @@ Source: mm/memcontrol.c __mem_cgroup_try_charge (3.8) and try_charge (5.10).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -68,9 +67,8 @@ class _Bypass(Exception):  # noqa: N818 - control flow inside one charge, not an
     """The bytes must be forced in (K47)."""
 
 
-@dataclass(frozen=True)
 class Charging:
-    """What the families share.
+    """What the families share; a release's own is a class that says how it is there.
 
     :param kmem_first: kmem is asked before the user counters (K38) or after them (K39).
     :param memsw_first: memsw is asked before memory, as 5.10 does.
@@ -174,7 +172,6 @@ def _owner(refusal: Refusal) -> Memcg:
     return memcg
 
 
-@dataclass(frozen=True)
 class ResCounterCharging(Charging):
     """The design of 2012 (K38-K49).
 
@@ -305,7 +302,6 @@ class _Effort:
         self.retries_left = retries
 
 
-@dataclass(frozen=True)
 class PageCounterCharging(Charging):
     """The design of 5.10: user counters first, and only what must not fail is forced (K110).
 

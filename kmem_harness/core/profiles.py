@@ -6,7 +6,7 @@ comparison of profile names elsewhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from kmem_harness.core.activation import Activation, AlwaysAccounts, OptIn
 from kmem_harness.core.charging import Charging, PageCounterCharging, ResCounterCharging
@@ -17,8 +17,7 @@ from kmem_harness.core.releases import check_profile_name
 __all__ = ["KernelProfile", "profile_named"]
 
 
-@dataclass(frozen=True)
-class KernelProfile:
+class KernelProfile(NamedTuple):
     """One release's behaviour (K108-K110).
 
     :param unlimited: what a counter without a limit holds (K2).
@@ -79,24 +78,47 @@ def _limit_text(unlimited: int, *, saturates: bool = False) -> LimitSyntax:
     )
 
 
+class _V4Charging(ResCounterCharging):
+    kmem_first = False
+    memsw_first = False
+    retries = 5
+    forced_counts = True
+    uncharge_refills = False
+    nofail_accounts = False
+    unaccounted = _GATE | Situation.OOM_VICTIM
+    oom_needs = Gfp.WAIT
+    oom_kills = True
+    bypass_forces_kmem = True
+
+
+class _MergedCharging(_V4Charging):
+    kmem_first = True
+    unaccounted = _GATE | Situation.FATAL_SIGNAL | Situation.OOM_VICTIM
+    oom_needs = Gfp.FS
+    bypass_forces_kmem = False
+
+
+class _LaterCharging(_MergedCharging):
+    oom_kills = False
+
+
+class _Charging510(PageCounterCharging):
+    kmem_first = False
+    memsw_first = True
+    retries = 16
+    forced_counts = False
+    uncharge_refills = True
+    nofail_accounts = True
+    unaccounted = _GATE
+
+
 _V4 = KernelProfile(
     name="v4",
     title="v4 posting (2012)",
     unlimited=_S63,
     limit_text=_limit_text(_S63),
     integer_text=IntegerSyntax(max_nbytes=63, strict=False),
-    charging=ResCounterCharging(
-        kmem_first=False,
-        memsw_first=False,
-        retries=5,
-        forced_counts=True,
-        uncharge_refills=False,
-        nofail_accounts=False,
-        unaccounted=_GATE | Situation.OOM_VICTIM,
-        oom_needs=Gfp.WAIT,
-        oom_kills=True,
-        bypass_forces_kmem=True,
-    ),
+    charging=_V4Charging(),
     activation=OptIn(leftover_is_busy=True),
     charges="task stacks",
     stack_nbytes=2 * PAGE,
@@ -114,34 +136,20 @@ _V4 = KernelProfile(
     oom_control_counts_kills=False,
     absent_files=frozenset({_PRESSURE, _SANE, "memory.kmem.slabinfo"}),
 )
-_MERGED = ResCounterCharging(
-    kmem_first=True,
-    memsw_first=False,
-    retries=5,
-    forced_counts=True,
-    uncharge_refills=False,
-    nofail_accounts=False,
-    unaccounted=_GATE | Situation.FATAL_SIGNAL | Situation.OOM_VICTIM,
-    oom_needs=Gfp.FS,
-    oom_kills=True,
-    bypass_forces_kmem=False,
-)
-_3_8 = replace(
-    _V4,
+_3_8 = _V4._replace(
     name="3.8",
     title="3.8 to 3.11",
-    charging=_MERGED,
+    charging=_MergedCharging(),
     activation=OptIn(leftover_is_busy=False),
     charges="task stacks (slab pages too in the kernel; not priced here)",
     absent_files=frozenset({_PRESSURE, _SANE}),
 )
-_3_12 = replace(
-    _3_8,
+_3_12 = _3_8._replace(
     name="3.12",
     title="3.12, 3.13",
     unlimited=(1 << 64) - 1,
     limit_text=_limit_text((1 << 64) - 1, saturates=True),
-    charging=replace(_MERGED, oom_kills=False),
+    charging=_LaterCharging(),
     absent_files=frozenset(),
 )
 _PAGES_63 = _S63 // PAGE * PAGE
@@ -158,15 +166,7 @@ _5_10 = KernelProfile(
         loose_minus=False,
     ),
     integer_text=IntegerSyntax(max_nbytes=PAGE, strict=True),
-    charging=PageCounterCharging(
-        kmem_first=False,
-        memsw_first=True,
-        retries=16,
-        forced_counts=False,
-        uncharge_refills=True,
-        nofail_accounts=True,
-        unaccounted=_GATE,
-    ),
+    charging=_Charging510(),
     activation=AlwaysAccounts(),
     charges="task stacks, slab objects, page tables",
     stack_nbytes=4 * PAGE,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from kmem_harness.core.errors import ConfigurationError
 
-__all__ = ["PROFILE_NAMES", "check_profile_name"]
+__all__ = ["DEFAULT_PROFILE", "PROFILE_NAMES", "check_profile_name"]
 
 PROFILE_NAMES = ("v4", "3.8", "3.12", "5.10")
+DEFAULT_PROFILE = "5.10"
 
 
 def check_profile_name(name: str) -> str:

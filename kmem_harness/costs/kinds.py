@@ -7,7 +7,6 @@ between our look and the kernel's. Source: fs/, net/, ipc/ and kernel/fork.c (v5
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from kmem_harness.core.errors import ConfigurationError
@@ -23,7 +22,6 @@ __all__ = [
     "Argument",
     "Case",
     "Modelled",
-    "Partial",
     "PassedThrough",
     "charged_syscalls",
     "check_kinds",
@@ -73,26 +71,19 @@ class Case(NamedTuple):
     copies_memory: bool = False
 
 
-@dataclass(frozen=True)
-class Modelled:
+class Modelled(NamedTuple):
     """A call that is charged for what it makes; the first case whose tests hold counts.
 
     ``removes`` names: the call makes nothing, but may free one. ``only_if`` narrows the trap
     itself: the kernel runs the call untouched where it does not hold. ``uncertain``: what it made
-    is known only afterwards, for its flags are in memory.
+    is known only afterwards, for its flags are in memory. ``missing``: why not all is charged.
     """
 
     cases: tuple[Case, ...]
     removes: bool = False
     only_if: Argument | None = None
     uncertain: bool = False
-
-
-@dataclass(frozen=True)
-class Partial(Modelled):
-    """A call that is charged, but not for all it makes: ``reason`` says what is missing."""
-
-    reason: str = ""
+    missing: str = ""
 
 
 class PassedThrough(NamedTuple):
@@ -125,8 +116,8 @@ SYSCALL_KINDS: dict[str, Modelled | PassedThrough] = {
     "openat": Modelled(
         (Case(_FILE_AND_NAME, (Argument(2, _O_CREAT | _TMPFILE),)), Case(("file",)))
     ),
-    "openat2": Partial(
-        (Case(("file",)),), reason="its flags are in memory, so a name it makes is not charged"
+    "openat2": Modelled(
+        (Case(("file",)),), missing="its flags are in memory, so a name it makes is not charged"
     ),
     "creat": _makes(*_FILE_AND_NAME),
     "mkdir": _makes(DIRECTORY),
@@ -141,9 +132,9 @@ SYSCALL_KINDS: dict[str, Modelled | PassedThrough] = {
     ),
     # Descriptors.
     **dict.fromkeys(
-        ("pipe", "pipe2"), Partial((Case(("pipe",)),), reason="what waits in it is not counted")
+        ("pipe", "pipe2"), Modelled((Case(("pipe",)),), missing="what waits in it is not counted")
     ),
-    "socket": Partial(
+    "socket": Modelled(
         (
             Case(("unix-socket",), (Argument(0, _WHOLE, _AF_UNIX),)),
             Case(("tcp-socket",), (Argument(0, _WHOLE, _AF_INET), Argument(1, _TYPE, _STREAM))),
@@ -151,12 +142,12 @@ SYSCALL_KINDS: dict[str, Modelled | PassedThrough] = {
             Case(("netlink-socket",), (Argument(0, _WHOLE, _AF_NETLINK),)),
             Case(("udp-socket",)),
         ),
-        reason=_OPENS,
+        missing=_OPENS,
     ),
-    "socketpair": Partial((Case(("unix-socket", "unix-socket")),), reason=_OPENS),
+    "socketpair": Modelled((Case(("unix-socket", "unix-socket")),), missing=_OPENS),
     # Which family it is stands in the listening socket: charged as the dearest until a census.
-    "accept": Partial((Case(("tcp6-socket",)),), uncertain=True, reason=_OPENS),
-    "accept4": Partial((Case(("tcp6-socket",)),), uncertain=True, reason=_OPENS),
+    "accept": Modelled((Case(("tcp6-socket",)),), uncertain=True, missing=_OPENS),
+    "accept4": Modelled((Case(("tcp6-socket",)),), uncertain=True, missing=_OPENS),
     **dict.fromkeys(
         (
             "eventfd",
@@ -184,11 +175,11 @@ SYSCALL_KINDS: dict[str, Modelled | PassedThrough] = {
         Modelled((Case(("descriptor-table",)),), only_if=Argument(1, _BEYOND_TABLE)),
     ),
     # Address spaces.
-    "mmap": Partial(
+    "mmap": Modelled(
         (Case(("vma",)),),
         # What a loader maps over a mapping of its own is three calls of four.
         only_if=Argument(3, _MAP_FIXED, 0),
-        reason="mappings at a fixed address, or split by mprotect, madvise or munmap, and page "
+        missing="mappings at a fixed address, or split by mprotect, madvise or munmap, and page "
         "tables filled by faults, are counted at a census and never refused",
     ),
     # Looking for a name leaves a dentry that says whether there is one.
@@ -197,9 +188,9 @@ SYSCALL_KINDS: dict[str, Modelled | PassedThrough] = {
             *("stat", "lstat", "newfstatat", "statx", "access", "faccessat", "faccessat2"),
             *("readlink", "readlinkat"),
         ),
-        Partial(
+        Modelled(
             (Case(("dentry",)),),
-            reason="only where kinds ask for it, for it slows every look at a file; others' lookups "
+            missing="only where kinds ask for it, for it slows every look at a file; others' lookups "
             "blur the count, and dentries of names that exist are not in it",
         ),
     ),
@@ -272,8 +263,8 @@ def markdown() -> str:
     for name, entry in SYSCALL_KINDS.items():
         if isinstance(entry, PassedThrough):
             key = ("passed through", entry.reason)
-        elif isinstance(entry, Partial):
-            key = ("partial", f"{_charged_as(entry)}; {entry.reason}")
+        elif entry.missing:
+            key = ("partial", f"{_charged_as(entry)}; {entry.missing}")
         else:
             key = ("modelled", _charged_as(entry))
         rows.setdefault(key, []).append(f"`{name}`")

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.core.releases import DEFAULT_PROFILE
 from kmem_harness.experiments.checks import NAME, check
 from kmem_harness.experiments.fields import Fields
 from kmem_harness.experiments.model import (
@@ -56,7 +57,7 @@ def parse(table: Mapping[str, Any], folder: str = ".") -> Experiment:
         raise top.fail("name", "a name of letters, digits, '.', '_' and '-' is needed")
     experiment = Experiment(
         name=name,
-        kernel=top.text("kernel", "5.10") or "",
+        kernel=top.text("kernel", DEFAULT_PROFILE) or "",
         repeats=top.whole("repeats", 1, least=1),
         seed=top.whole("seed", 0, least=0),
         timeout=top.number("timeout", 30, least=0.1, most=86_400),

@@ -11,6 +11,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kmem_harness.core.releases import DEFAULT_PROFILE
 from kmem_harness.experiments.parameters import Vary
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Experiment:
     oracle: Oracle = field(default_factory=Oracle)
     matrix: Matrix | None = None
     memcgs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    kernel: str = "5.10"
+    kernel: str = DEFAULT_PROFILE
     repeats: int = 1
     seed: int = 0
     timeout: float = 30.0

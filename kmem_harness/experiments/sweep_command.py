@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.core.releases import DEFAULT_PROFILE
 from kmem_harness.core.sizes import format_size, parse_size
 from kmem_harness.experiments.smallest_limit import smallest_limit
 from kmem_harness.experiments.sweep_runs import BoxRuns
@@ -79,7 +80,7 @@ def _exits(_: click.Context, __: click.Parameter, value: str | None) -> frozense
 )
 @click.option("--state", metavar="FILE", help="Keep finished runs there, and go on from there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--kernel", metavar="PROFILE", default="5.10", show_default=True)
+@click.option("--kernel", metavar="PROFILE", default=DEFAULT_PROFILE, show_default=True)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 def sweep(command: tuple[str, ...], *, each_charge: bool, **options: Any) -> NoReturn:
     """Run COMMAND many times, to see what it does when kernel memory runs out.

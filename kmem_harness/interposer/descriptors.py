@@ -12,7 +12,6 @@ import ctypes
 import os
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -68,22 +67,21 @@ _FIRST_TABLE = 64
 _FEW_DIGITS = 2
 
 
-@dataclass
 class Descriptors:
-    """What a box holds through descriptors.
+    """What a box holds through descriptors."""
 
-    :param kinds: objects by kind, watches among them.
-    :param in_flight: descriptors in messages that wait at a socket seen here.
-    :param complete: false if a table could not be read, so that nothing is proven to be gone.
-    """
-
-    kinds: Counter[str] = field(default_factory=Counter)
-    in_flight: int = 0
-    complete: bool = True
-    #: Processes with descriptors beyond the table that every process starts with.
-    grown: set[int] = field(default_factory=set)
-    #: What was found by inode: sockets, pipes and memfds.
-    inodes: dict[str, str] = field(default_factory=dict)
+    def __init__(self) -> None:
+        """Nothing yet."""
+        #: Objects by kind, watches among them.
+        self.kinds: Counter[str] = Counter()
+        #: Descriptors in messages that wait at a socket seen here.
+        self.in_flight = 0
+        #: False if a table could not be read, so that nothing is proven to be gone.
+        self.complete = True
+        #: Processes with descriptors beyond the table that every process starts with.
+        self.grown: set[int] = set()
+        #: What was found by inode: sockets, pipes and memfds.
+        self.inodes: dict[str, str] = {}
 
 
 def count_descriptors(

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kmem_harness.interposer.descriptors import memfd_devices
 from kmem_harness.interposer.processes import read_file, stat_of
@@ -29,8 +28,7 @@ _TGID = re.compile(rb"^Tgid:\s+(\d+)", re.MULTILINE)
 _FDSIZE = re.compile(rb"^FDSize:\s+(\d+)", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """What one address space holds.
 
     ``files``: mapped files that may be open nowhere else, as (start, device, inode);
@@ -43,16 +41,17 @@ class Size:
     memfds: frozenset[str] = frozenset()
 
 
-@dataclass
 class Sum:
     """What all address spaces of a box hold, beyond what each task's price includes."""
 
-    forked: int = 0
-    executed: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    files: set[tuple[bytes, ...]] = field(default_factory=set)
-    memfds: set[str] = field(default_factory=set)
-    complete: bool = True
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.forked = 0
+        self.executed = 0
+        self.kinds: Counter[str] = Counter()
+        self.files: set[tuple[bytes, ...]] = set()
+        self.memfds: set[str] = set()
+        self.complete = True
 
 
 class AddressSpaces:

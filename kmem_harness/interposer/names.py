@@ -13,7 +13,6 @@ import re
 import struct
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kmem_harness.interposer.descriptors import waiting_descriptors
@@ -68,13 +67,14 @@ _WANTED = 0x0904  # STATX_BTIME, STATX_INO, STATX_NLINK
 _STATX_BTIME = 0x800
 
 
-@dataclass
 class Seen:
     """What calls did: names ``made`` and inodes ``gone``, each proven; ``unsure``: perhaps gone."""
 
-    made: int = 0
-    gone: int = 0
-    unsure: int = 0
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.made = 0
+        self.gone = 0
+        self.unsure = 0
 
 
 class NameWatch:

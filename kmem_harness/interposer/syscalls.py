@@ -7,7 +7,6 @@ include/uapi/linux/audit.h. Only x86_64 was run; aarch64 is cross-compiled and t
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from kmem_harness.core.errors import UnsupportedHostError
 
@@ -16,17 +15,20 @@ __all__ = ["ARCHITECTURES", "CLONE_THREAD", "Architecture", "native_architecture
 CLONE_THREAD = 0x00010000
 
 
-@dataclass(frozen=True, eq=False)  # there is one object of each
 class Architecture:
     """One system call ABI: its audit token and the numbers of the calls we care about.
 
     ``x32_bit`` is set in the number of a call of a second ABI that shares the audit token.
     """
 
-    name: str
-    audit_token: int
-    numbers: dict[str, int]
-    x32_bit: int = 0
+    def __init__(
+        self, name: str, audit_token: int, numbers: dict[str, int], x32_bit: int = 0
+    ) -> None:
+        """Hold what the kernel's headers say. There is one object of each."""
+        self.name = name
+        self.audit_token = audit_token
+        self.numbers = numbers
+        self.x32_bit = x32_bit
 
 
 # The same on every architecture: added after the tables were unified (v5.1).

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from kmem_harness.core.releases import DEFAULT_PROFILE
 from kmem_harness.services.control import ask_running
 
 __all__ = ["services"]
@@ -53,7 +54,7 @@ def services() -> None:
     type=click.Path(file_okay=False),
     help="Where services keep run, lib, cache, log and etc (default: a folder that is removed).",
 )
-@click.option("--kernel", metavar="PROFILE", default="5.10", show_default=True)
+@click.option("--kernel", metavar="PROFILE", default=DEFAULT_PROFILE, show_default=True)
 @click.option("--costs", metavar="FILE.toml", help="Cost table to use instead of the profile's.")
 @click.option("--isolation", type=click.Choice(["user", "pid", "none"]))
 @click.option("--report", type=click.Path(dir_okay=False), metavar="FILE.json|FILE.html")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.core.releases import DEFAULT_PROFILE
 from kmem_harness.harness import Harness
 from kmem_harness.services.control import serve_control
 from kmem_harness.services.journal import Journal
@@ -40,7 +41,7 @@ class Options:
     seconds: float | None = None
     #: Where services keep their state, kept; by default a folder that is removed at the end.
     directory: str | None = None
-    kernel: str = "5.10"
+    kernel: str = DEFAULT_PROFILE
     costs: str | None = None
     isolation: str | None = None
 

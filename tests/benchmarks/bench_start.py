@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROUNDS = 15
-_RUN = ["-m", "kmem_harness.cli", "run", "--kmem-limit", "8M", "--quiet", "--", "true"]
+_RUN = ["-m", "kmem_harness", "run", "--kmem-limit", "8M", "--quiet", "--", "true"]
 _IMPORTS = "import kmem_harness.cli, kmem_harness.run_command, kmem_harness.harness"
 
 

@@ -18,7 +18,7 @@ from kmem_harness.cli import main
 from kmem_harness.core.errors import UnsupportedHostError
 from kmem_harness.costs.table import load_costs
 
-COMMAND = [sys.executable, "-m", "kmem_harness.cli", "calibrate"]
+COMMAND = [sys.executable, "-m", "kmem_harness", "calibrate"]
 
 
 @pytest.fixture

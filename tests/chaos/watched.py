@@ -107,7 +107,7 @@ class Viewer:
 
     def __init__(self, environment: dict[str, str]) -> None:
         """Start it, where the harness of *environment* is found."""
-        words = [sys.executable, "-m", "kmem_harness.cli", "top", "--json", "--interval", "0.1"]
+        words = [sys.executable, "-m", "kmem_harness", "top", "--json", "--interval", "0.1"]
         self.process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
 
     def close(self) -> None:

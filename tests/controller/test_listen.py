@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "kmem_harness.cli", "controller"]
+COMMAND = [sys.executable, "-m", "kmem_harness", "controller"]
 
 
 class Client:

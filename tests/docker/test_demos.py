@@ -50,7 +50,7 @@ class Demo:
     def start(self, name, seconds):
         words = ("--runtime", "docker", "--seconds", str(seconds), "--kmem-limit", "512K")
         process = subprocess.Popen(
-            [sys.executable, "-m", "kmem_harness.cli", "demo", name, *words],
+            [sys.executable, "-m", "kmem_harness", "demo", name, *words],
             env={
                 **os.environ,
                 "PYTHONPATH": str(ROOT),

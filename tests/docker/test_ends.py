@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 def cli(*words, **popen):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "kmem_harness.cli", *words],
+        [sys.executable, "-m", "kmem_harness", *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -107,7 +107,7 @@ def test_run_when_inside_another_box_then_says_that_no_second_listener_can_be_ha
     command_line: CommandLine,
 ) -> None:
     started = command_line.directory / "started"
-    inner = [sys.executable, "-m", "kmem_harness.cli", "run", "--kmem-limit", "1M"]
+    inner = [sys.executable, "-m", "kmem_harness", "run", "--kmem-limit", "1M"]
     outcome = command_line.run([*inner, "--", "touch", str(started)], "--kmem-limit", "8M")
     assert outcome.status == OWN_FAILURE
     assert "second seccomp listener" in outcome.stderr

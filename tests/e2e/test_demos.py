@@ -21,7 +21,7 @@ _SLOW = {"fork-bomb": [pytest.mark.slow]}
     "name", [pytest.param(name, marks=_SLOW.get(name, [])) for name in SCENARIOS]
 )
 def test_demo_then_contains_the_culprit_and_leaves_nothing(name: str) -> None:
-    command = [sys.executable, "-m", "kmem_harness.cli", "demo", name]
+    command = [sys.executable, "-m", "kmem_harness", "demo", name]
     ended = subprocess.run(
         [*command, "--seconds", "0.5", "--kmem-limit", "512K"],
         cwd=ROOT,

@@ -326,7 +326,7 @@ def test_command_when_run_then_shows_what_was_found_and_exits_by_it(tmp_path, mo
         'kmem_limit = "{limit}"\n[vary]\nlimit = {bisect = ["4k", "12k"]}\n'
     )
     assert CliRunner().invoke(experiment, ["check", "e.toml"]).output.startswith("t: about 3 runs")
-    command = [sys.executable, "-m", "kmem_harness.cli", "experiment", "run", "e.toml"]
+    command = [sys.executable, "-m", "kmem_harness", "experiment", "run", "e.toml"]
     found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert re.search(r"limit +8.0K +8192 +3 +3\n", found)
     assert {path.name for path in (tmp_path / "t.results").iterdir()} == {

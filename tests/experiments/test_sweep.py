@@ -115,7 +115,7 @@ def test_sweep_when_a_script_makes_hundreds_of_charges_then_each_is_failed_in_tu
 
 
 def test_sweep_when_on_the_command_line_then_prints_what_a_person_can_paste(command_of, tmp_path):
-    words = [sys.executable, "-m", "kmem_harness.cli", "sweep", "--each-charge", "-n", "2"]
+    words = [sys.executable, "-m", "kmem_harness", "sweep", "--each-charge", "-n", "2"]
     state = str(tmp_path / "state.jsonl")
     command = command_of("lost_write.sh")
 

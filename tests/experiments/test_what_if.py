@@ -148,7 +148,7 @@ def test_recorded_when_longer_than_a_batch_then_gives_every_row_in_order(tmp_pat
 
 def test_what_if_command_when_asked_then_says_where_each_limit_would_refuse(tmp_path):
     path = write(tmp_path / "e", [(4096, 4096), (8192, 8192), (12288, 12288)])
-    command = [sys.executable, "-m", "kmem_harness.cli", "what-if", path]
+    command = [sys.executable, "-m", "kmem_harness", "what-if", path]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "smallest limit that refuses nothing: 12288 (12.0K)" in shown
     asked = [*command, "--kmem-limit", "8k", "--kmem-limit", "1M", "--json"]

@@ -35,7 +35,7 @@ def alone(monkeypatch):
 
 def kmem_harness(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "kmem_harness.cli", *words],
+        [sys.executable, "-m", "kmem_harness", *words],
         capture_output=True,
         text=True,
         check=False,

@@ -39,7 +39,7 @@ def run_inside_a_box(project):
     def run(*options):
         command = [sys.executable, "-m", "pytest", "-p", PLUGIN, "-ra", *options]
         return project.pytester.run(
-            *(sys.executable, "-m", "kmem_harness.cli", "run", "--quiet", "--kmem-limit", "64M"),
+            *(sys.executable, "-m", "kmem_harness", "run", "--quiet", "--kmem-limit", "64M"),
             *("--report", "report.json", "--", *command),
         )
 

@@ -163,7 +163,7 @@ def test_run_when_report_is_html_then_page_shows_what_the_json_report_would(tmp_
     # A child that is long enough alive to be seen, and stays what it is: it executes nothing.
     script = "{ i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done; } & wait"
     command = ["run", "--kmem-limit", "1M", "--report", path, "--", "sh", "-c", script]
-    subprocess.run([sys.executable, "-m", "kmem_harness.cli", *command], check=True)
+    subprocess.run([sys.executable, "-m", "kmem_harness", *command], check=True)
     reader = Reader(path.read_text(encoding="utf-8"))
     (one,) = reader.embedded["data"]["reports"]
     assert json.loads(json.dumps(one))["kinds"]["task"]["charged"] == 1

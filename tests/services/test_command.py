@@ -34,7 +34,7 @@ class Terminal:
         self.started: list[subprocess.Popen[str]] = []
 
     def words(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "kmem_harness.cli", "services", *arguments]
+        return [sys.executable, "-m", "kmem_harness", "services", *arguments]
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -91,7 +91,7 @@ class CommandLine:
         """Start a run and return at once; *engine* is the address of its containers' engine."""
         self._nr_runs += 1
         self._report = self.directory / f"report-{self._nr_runs}.json"
-        words = [sys.executable, "-m", "kmem_harness.cli", "run", "--report", str(self._report)]
+        words = [sys.executable, "-m", "kmem_harness", "run", "--report", str(self._report)]
         words += [*options, "--", *command]
         return subprocess.Popen(
             within.command(words) if within else words,

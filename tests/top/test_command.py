@@ -16,7 +16,7 @@ import pytest
 from kmem_harness import Harness
 from tests.harness.forker import TASK, Forker
 
-TOP = [sys.executable, "-m", "kmem_harness.cli", "top"]
+TOP = [sys.executable, "-m", "kmem_harness", "top"]
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_top_when_no_harness_runs_then_says_how_to_start_one(monkeypatch):
     with tempfile.TemporaryDirectory(prefix="kt", dir="/tmp") as directory:
         code = (
             "import kmem_harness.controller.client as client, kmem_harness.cli as cli; "
-            f"client._base_directories = lambda: [{directory!r}]; cli.main(['top'])"
+            f"client.base_directories = lambda: [{directory!r}]; cli.main(['top'])"
         )
         outcome = subprocess.run(
             [sys.executable, "-c", code], check=False, capture_output=True, text=True

@@ -16,6 +16,8 @@ def main() -> None:
         from kmem_harness.cli import main as command_line  # noqa: PLC0415 - after the start
 
         command_line()
+    except KeyboardInterrupt:  # before it was there to take it
+        sys.exit(130)
     finally:
         early.discard()
 

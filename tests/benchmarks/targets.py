@@ -60,7 +60,7 @@ _BOX_MEMORY = (
 _IMPORTS = (
     "by instructions: Python itself 13 %, click 44 %, pluggy, TOML, sockets and ours the rest"
 )
-_ENDS = "its imports first; the controller starts beside them and takes as long; then 7 for the box"
+_ENDS = "its imports, beside which the controller starts and is ready as soon; then 10 for the box"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from kmem_harness.faults.calls import PATH_ARGUMENT
 from kmem_harness.faults.rule import parse_rules
 from kmem_harness.faults.schedule import Schedule
 from kmem_harness.interposer.census import comm_of, tgid_of
-from kmem_harness.interposer.holdings import holdings_of, others_alive, text_at
+from kmem_harness.interposer.holdings import holdings_of, others_alive
+from kmem_harness.interposer.target_memory import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -178,4 +179,8 @@ class Injection:
         argument = PATH_ARGUMENT.get(self._schedule.calls[number].name)
         if argument is None:
             return None
-        return text_at(notification[1], notification[6 + argument])
+        try:
+            text = read_text(notification[1], notification[6 + argument])
+        except OSError:
+            return None
+        return text.decode("utf-8", "surrogateescape")

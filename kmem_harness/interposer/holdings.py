@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-__all__ = ["holdings_of", "others_alive", "text_at"]
+__all__ = ["holdings_of", "others_alive"]
 
-_LONGEST_TEXT = 4096
 _MAX_PROCESSES = 10_000
 
 
@@ -51,28 +50,6 @@ def others_alive(init: int, target: int) -> list[str]:
             if name is not None:
                 names.append(name)
     return sorted(names)
-
-
-def text_at(tid: int, address: int) -> str | None:
-    """Read the C string at *address* of a task's memory. It can be rewritten after this look."""
-    try:
-        fd = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        # To the end of its page at first: what follows may not be mapped.
-        text = b""
-        while len(text) < _LONGEST_TEXT and b"\0" not in text:
-            at = address + len(text)
-            more = os.pread(fd, 4096 - at % 4096, at)
-            if not more:
-                break
-            text += more
-        return text.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-    except (OSError, OverflowError):
-        return None
-    finally:
-        os.close(fd)
 
 
 def _what(link: str) -> str:

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 from kmem_harness.interposer.descriptors import waiting_descriptors
 from kmem_harness.interposer.libc import libc
 from kmem_harness.interposer.processes import read_file
+from kmem_harness.interposer.target_memory import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ["REMOVALS", "NameWatch", "Seen", "held_unlinked", "tells_births"]
 
-_PATH_MAX = 4096
 _AT_FDCWD = 0xFFFFFF9C
 #: Where in a notification the arguments begin, and for each call its directory and its path.
 _ARGUMENTS = 6
@@ -190,12 +190,7 @@ def tells_births() -> bool:
 def _place(tid: int, syscall: str, notification: tuple[int, ...]) -> tuple[int, bytes]:
     """Say where the path of a call leads: a directory, open, and a path in it. Raises: OSError."""
     directory, path = _PLACES[syscall]
-    memory = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = os.pread(memory, _PATH_MAX, notification[_ARGUMENTS + path])
-    finally:
-        os.close(memory)
-    text = text.partition(b"\0")[0]
+    text = read_text(tid, notification[_ARGUMENTS + path])
     at = _AT_FDCWD
     if directory is not None:
         at = notification[_ARGUMENTS + directory] & 0xFFFFFFFF

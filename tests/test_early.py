@@ -12,6 +12,7 @@ import pytest
 
 from kmem_harness import early
 from kmem_harness.controller.client import Controller
+from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.core.releases import DEFAULT_PROFILE
 
 OWN_FAILURE = 125
@@ -73,6 +74,16 @@ def test_early_start_when_the_environment_says_otherwise_then_nothing_starts(
     early.start_for(["run", "true"])
     assert early.take(DEFAULT_PROFILE) is None
     assert list(directory.iterdir()) == []
+
+
+def test_start_when_no_directory_can_be_had_then_says_which_were_tried(monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
+    monkeypatch.setenv("TMPDIR", "/tmp/" + "x" * 60)
+    monkeypatch.setattr("os.access", lambda *_: False)  # as /tmp may be
+    early.start_for(["run", "true"])
+    assert early.take(DEFAULT_PROFILE) is None
+    with pytest.raises(ConfigurationError, match="neither XDG_RUNTIME_DIR nor TMPDIR nor /tmp"):
+        Controller(DEFAULT_PROFILE)
 
 
 def test_early_start_when_nobody_takes_it_then_is_ended_and_leaves_nothing(directory):

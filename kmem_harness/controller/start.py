@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from kmem_harness.controller.setting import fast_path_setting
-from kmem_harness.core.errors import UnsupportedHostError
+from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
 
 __all__ = ["Started", "base_directories", "prefix", "start", "start_process"]
 
@@ -45,7 +45,15 @@ def start(kernel: str) -> Started:
     Raises: UnsupportedHostError where the host lacks pidfds; ConfigurationError.
     """
     fast_path_setting()
-    directory = f"{base_directories()[0]}/{prefix()}{os.getpid()}-{os.urandom(4).hex()}"
+    bases = base_directories()
+    if not bases:
+        message = (
+            "there is no directory for a controller's sockets: neither XDG_RUNTIME_DIR nor TMPDIR "
+            f"nor /tmp can be written to and has a path of at most {_LONGEST_BASE} bytes; set one "
+            "that does"
+        )
+        raise ConfigurationError(message)
+    directory = f"{bases[0]}/{prefix()}{os.getpid()}-{os.urandom(4).hex()}"
     os.mkdir(directory, 0o700)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:

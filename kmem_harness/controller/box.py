@@ -292,6 +292,10 @@ class Box:
         if self.events is not None:
             self.events.write({"event": "charge.refused", **card})
 
+    def doubt(self, sentence: str) -> None:
+        """Say in the report why its figures may not be all there is."""
+        self._doubts[sentence] = None
+
     def caller(self, tid: int) -> tuple[int, int, str] | None:
         """Say who *tid* is, while it still waits, where a card of its refusal will be kept."""
         if len(self.cards) >= KEPT_CARDS and self.events is None and not self.watched:

@@ -26,7 +26,7 @@ from kmem_harness.controller.room import is_short
 from kmem_harness.controller.rounds import Rounds
 from kmem_harness.controller.running import Running
 from kmem_harness.controller.setting import AT_ONCE, OFF, fast_path_setting
-from kmem_harness.core.errors import ConfigurationError, ShimError
+from kmem_harness.core.errors import AccountingError, ConfigurationError, ShimError
 from kmem_harness.interposer.census import DescendantCensus, NamespaceCensus
 from kmem_harness.interposer.entrants import (
     filters_of,
@@ -335,11 +335,28 @@ class Boxes:
     def _serve(
         self, box: Box, listener: Listener, notification: tuple[int, ...], *, judged: bool = False
     ) -> None:
-        self._gate.serve(box, listener, notification, judged=judged)
+        try:
+            self._gate.serve(box, listener, notification, judged=judged)
+        except (AccountingError, MemoryError):
+            raise  # that is no matter of one box
+        except Exception as error:  # noqa: BLE001 - whatever a box has made of /proc and its words
+            self._give_up(box, error)
+            return
         if self._gate.parked:
             self._rounds.keep_ticking()
         if self._leases is not None:
             self._leases.lend(box, notification)
+
+    def _give_up(self, box: Box, error: Exception) -> None:
+        """End a box of which a call made us fail: that is our mistake, but the others go on."""
+        import traceback  # noqa: PLC0415 - it takes long to import, and is for mistakes alone
+
+        traceback.print_exception(error)
+        box.doubt(f"ended by its controller, which failed at one of its calls: {error!r}")
+        running = self._running[box.name]
+        self._target_died(running)
+        with suppress(OSError):
+            signal.pidfd_send_signal(running.init_pidfd, signal.SIGKILL)
 
     def _begin_to_lend(self) -> None:
         """Have the fast path answer what it can, from now on; without it all is as it was."""

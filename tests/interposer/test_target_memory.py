@@ -9,20 +9,11 @@ import subprocess
 
 import pytest
 
-from kmem_harness.interposer import target_memory
 from kmem_harness.interposer.libc import libc
 from kmem_harness.interposer.target_memory import LONGEST_TEXT, read_text
 
 PAGE = mmap.PAGESIZE
 PROT_NONE = 0
-
-
-@pytest.fixture(params=["one call", "through procfs"])
-def way(request, monkeypatch):
-    """Give each way to read it."""
-    if request.param == "through procfs":
-        monkeypatch.setattr(target_memory._reader(), "_read", None)
-    return request.param
 
 
 @pytest.fixture
@@ -38,7 +29,6 @@ def memory():
             del start
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     ("at", "text"),
     [
@@ -55,7 +45,6 @@ def test_path_when_it_ends_with_a_nul_then_is_read_up_to_there(at, text, memory)
     assert read_text(os.getpid(), start + at) == text
 
 
-@pytest.mark.usefixtures("way")
 def test_path_when_it_has_no_end_then_is_what_memory_there_is(memory):
     pages, start = memory
     pages[: 2 * PAGE] = b"y" * 2 * PAGE
@@ -63,14 +52,12 @@ def test_path_when_it_has_no_end_then_is_what_memory_there_is(memory):
     assert read_text(os.getpid(), start + 2 * PAGE - 5) == b"y" * 5  # and nothing read before
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("address", [0, 8, (1 << 47) + 5, (1 << 64) - 1])
 def test_path_when_there_is_no_memory_then_is_an_error(address):
     with pytest.raises(OSError, match=r"."):
         read_text(os.getpid(), address)
 
 
-@pytest.mark.usefixtures("way")
 def test_path_when_its_process_is_gone_then_is_an_error():
     gone = subprocess.Popen(["true"])
     gone.wait()

@@ -175,20 +175,23 @@ def test_exec_when_done_behind_our_back_then_is_bound_or_reported_as_a_breach(
     start: Callable[..., Started],
 ) -> None:
     holder = start(BUSYBOX, ["sleep", "30"], tasks=5)
-    _, output = holder.container.exec_run(["fork_pause", "40"])
+    outputs: list[bytes] = []
+    while not any(outputs) and len(outputs) < 5:  # a busy podman loses one now and then
+        outputs.append(holder.container.exec_run(["fork_pause", "40"])[1])
     if holder.box.native:  # its runtime puts all that enters under the filter
-        assert output == b"children=5 errno=ENOMEM\n"
+        assert outputs[-1] == b"children=5 errno=ENOMEM\n"
         assert not holder.box.report()["breaches"]
-        assert holder.box.report()["refusals"]["total"] == 1
+        assert holder.box.report()["refusals"]["total"] == len(outputs)
         return
-    assert output == b"children=40 errno=none\n"  # unbound: what the backstop is for
+    assert outputs[-1] == b"children=40 errno=none\n"  # unbound: what the backstop is for
     _, stream = holder.container.exec_run(["sleep", "10"], stream=True)
 
     def breaches() -> list[list[str]]:
         return [breach["command"] for breach in holder.box.report()["breaches"]]
 
     until(lambda: ["sleep", "10"] in breaches(), 10, "no breach is reported")
-    assert len(breaches()) <= 3  # both, and the second perhaps as it was found, too
+    # All of them, and the last perhaps as it was found, too.
+    assert len(breaches()) <= len(outputs) + 2
     del stream
 
 

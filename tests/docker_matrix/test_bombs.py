@@ -149,14 +149,22 @@ def test_restart_when_asked_for_then_is_under_the_limit_again(
     assert started.until_lines(2) == ["children=19 errno=ENOMEM"] * 2
 
 
+def heard(run: Callable[[], tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """Run a command in a container until it is heard: of sixty, a busy podman loses what three say."""
+    outcomes = [run()]
+    while not outcomes[-1][1] and len(outcomes) < 5:
+        outcomes.append(run())
+    return outcomes
+
+
 def test_exec_then_counts_in_the_same_memcg(start: Callable[..., Started]) -> None:
     """The shell of the exec is the engine's doing, not charged; its children share the room."""
     holder = start(BUSYBOX, ["fork_pause", "12", "15"], tasks=20)
     assert holder.until_lines(1) == ["children=12 errno=none"]
-    status, output = holder.box.exec(["fork_pause", "200"])
-    assert (status, output) == (0, b"children=8 errno=ENOMEM\n")
+    bound = (0, b"children=8 errno=ENOMEM\n")
+    assert heard(lambda: holder.box.exec(["fork_pause", "200"]))[-1] == bound
     # What was taken is given back.
-    assert holder.box.exec("fork_pause 200") == (0, b"children=8 errno=ENOMEM\n")
+    assert heard(lambda: holder.box.exec("fork_pause 200"))[-1] == bound
     assert holder.box.memcg.kmem.usage == 12 * STACK
     assert not holder.box.report()["breaches"]
 
@@ -175,15 +183,14 @@ def test_exec_when_done_behind_our_back_then_is_bound_or_reported_as_a_breach(
     start: Callable[..., Started],
 ) -> None:
     holder = start(BUSYBOX, ["sleep", "30"], tasks=5)
-    outputs: list[bytes] = []
-    while not any(outputs) and len(outputs) < 5:  # a busy podman loses one now and then
-        outputs.append(holder.container.exec_run(["fork_pause", "40"])[1])
+    outcomes = heard(lambda: holder.container.exec_run(["fork_pause", "40"]))
+    _, output = outcomes[-1]
     if holder.box.native:  # its runtime puts all that enters under the filter
-        assert outputs[-1] == b"children=5 errno=ENOMEM\n"
+        assert output == b"children=5 errno=ENOMEM\n"
         assert not holder.box.report()["breaches"]
-        assert holder.box.report()["refusals"]["total"] == len(outputs)
+        assert holder.box.report()["refusals"]["total"] == len(outcomes)
         return
-    assert outputs[-1] == b"children=40 errno=none\n"  # unbound: what the backstop is for
+    assert output == b"children=40 errno=none\n"  # unbound: what the backstop is for
     _, stream = holder.container.exec_run(["sleep", "10"], stream=True)
 
     def breaches() -> list[list[str]]:
@@ -191,7 +198,7 @@ def test_exec_when_done_behind_our_back_then_is_bound_or_reported_as_a_breach(
 
     until(lambda: ["sleep", "10"] in breaches(), 10, "no breach is reported")
     # All of them, and the last perhaps as it was found, too.
-    assert len(breaches()) <= len(outputs) + 2
+    assert len(breaches()) <= len(outcomes) + 2
     del stream
 
 

@@ -163,7 +163,10 @@ class Box:
 
         Calls whose callers sleep, as in accept, are not among them: they may last for ever.
         """
-        return int(self._account()["under_way"])
+        try:
+            return int(self._session.controller.request("under_way", box=self.name)["calls"])
+        except (ControllerDiedError, ConfigurationError):  # its account is closed
+            return 0
 
     # -- steps -----------------------------------------------------------------------------
 
@@ -447,7 +450,6 @@ class Box:
         """Give what was last seen of the account, for a report after the controller's death."""
         return self._seen or {
             "filter_flags": 0,
-            "under_way": 0,
             "report": {
                 "mode": "enforce",
                 "memcg": self._armed["memcg"],

@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.interposer.census import is_running
+from kmem_harness.interposer.census import call_is_over, is_running
 from kmem_harness.interposer.entrants import entrants, filters_of, pid_inside, shares_pid_namespace
 
 if TYPE_CHECKING:
@@ -102,12 +102,16 @@ class Running:
             if str(one.inside) not in self.outsiders
         ]
 
+    def under_way(self) -> int:
+        """Count the calls that may be over or not, and whose callers do not sleep."""
+        self.box.prove_tickets(call_is_over)
+        return sum(map(is_running, self.box.tickets))
+
     def describe(self) -> dict[str, Any]:
         """Give the figures so far, as a reply carries them."""
         return {
             "filtered": self.filtered,
             "filter_flags": self.filter_flags,
-            "under_way": sum(is_running(tid) for tid in self.box.tickets),
             "rejected_handshakes": self.handshake.rejected if self.handshake else 0,
             "report": {**self.box.report(), "memcg": memcg_report(self.box.memcg)},
         }

@@ -73,6 +73,7 @@ class Server:
             "bequeath": self._bequeath,
             "listen_natively": self._listen_natively,
             "entrants": self._entrants,
+            "under_way": self._under_way,
             "boxes": self._list_boxes,
             "survey": self._survey,
         }
@@ -353,6 +354,9 @@ class Server:
 
     def _entrants(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"entrants": self._boxes.entrants(request["box"])}
+
+    def _under_way(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"calls": self._boxes.under_way(request["box"])}
 
     def _list_boxes(self, _: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -58,7 +58,7 @@ _NOT_NEEDED = (
 _START = """#!{python} -IS
 import sys
 sys.path.insert(0, "/kmem")
-from kmem_harness.controller.listen import main
+from kmem_harness.controller.door.remote import main
 sys.exit(main([word for word in sys.argv[1:] if word != "controller"]))
 """
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kmem_harness.controller.client import ControllerDiedError
+from kmem_harness.controller.owner.client import ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError, ShimError
 from kmem_harness.runtimes.local import start_failure
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from kmem_harness.controller.client import Connection
+    from kmem_harness.controller.owner.client import Connection
     from kmem_harness.handles import MemcgHandle
     from kmem_harness.hooks import Hooks, PluginError
     from kmem_harness.runtimes.spec import BoxSpec, ExitStatus, Running

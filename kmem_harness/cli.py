@@ -229,7 +229,7 @@ def controller(words: tuple[str, ...]) -> NoReturn:
     Runs in a container there (containers/controller), with the host's pids. Clients come in through
     the engine, with an exec of --connect [SOCKET].
     """
-    from kmem_harness.controller.listen import main as serve
+    from kmem_harness.controller.door.remote import main as serve
 
     sys.exit(serve(list(words)))
 
@@ -333,7 +333,7 @@ def _complain(error: Exception) -> None:
 def _connected() -> Any:
     from contextlib import closing
 
-    from kmem_harness.controller.client import connect_running
+    from kmem_harness.controller.owner.client import connect_running
 
     return closing(connect_running())
 

@@ -226,8 +226,8 @@ def _children_files() -> Finding:
 
 def _sights() -> list[Finding]:
     """Try what the censuses of descriptors and names look with; without it they see less."""
-    from kmem_harness.interposer.descriptors import compares_files, waiting_descriptors
-    from kmem_harness.interposer.names import tells_births
+    from kmem_harness.procfs.descriptors import compares_files, waiting_descriptors
+    from kmem_harness.procfs.names import tells_births
 
     def waiting() -> bool:
         import socket

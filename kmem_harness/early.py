@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from kmem_harness.controller.start import Started, start
+from kmem_harness.controller.owner.start import Started, start
 from kmem_harness.core.errors import KmemHarnessError
 from kmem_harness.core.releases import DEFAULT_PROFILE
 
@@ -43,7 +43,7 @@ def take(kernel: str) -> Started | None:
 def discard() -> None:
     """End what nobody took."""
     if _started:
-        from kmem_harness.controller.client import Controller  # noqa: PLC0415 - hardly ever needed
+        from kmem_harness.controller.owner.client import Controller  # noqa: PLC0415 - hardly ever needed
 
         started = _started.pop()
         Controller(started.kernel, started).close()

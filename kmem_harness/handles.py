@@ -8,7 +8,7 @@ from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.core.sizes import UNLIMITED, parse_size
 
 if TYPE_CHECKING:
-    from kmem_harness.controller.client import Connection
+    from kmem_harness.controller.owner.client import Connection
 
 __all__ = ["TRACK_ONLY", "Counter", "MemcgHandle", "limit_text", "make_memcg", "set_limits"]
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from kmem_harness.box import Box, RefusalCard, Session
-from kmem_harness.controller.client import Controller, ControllerDiedError
+from kmem_harness.controller.owner.client import Controller, ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
 from kmem_harness.core.releases import DEFAULT_PROFILE, check_profile_name
 from kmem_harness.core.sizes import UNLIMITED

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kmem_harness import early
-from kmem_harness.controller.client import Controller, ControllerDiedError
+from kmem_harness.controller.owner.client import Controller, ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
 from kmem_harness.core.releases import check_profile_name
 from kmem_harness.core.sizes import UNLIMITED, format_size

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kmem_harness import early
-from kmem_harness.controller.client import Controller
+from kmem_harness.controller.owner.client import Controller
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.core.releases import DEFAULT_PROFILE
 

@@ -24,18 +24,20 @@ ROOMS: dict[str, set[str]] = {
     "core": set(),
     "costs": {"core"},
     "interposer": {"core"},
+    "procfs": {"core", "interposer.syscalls"},
     "faults": {"core", "costs"},
-    "controller": {"core", "costs", "interposer", "faults"},
+    "controller": {"core", "costs", "interposer", "procfs", "faults"},
     "hookspecs": {"core"},
     "hooks": {"core", "hookspecs"},
     "runtimes": {
-        *("core", "interposer", "controller.client", "controller.protocol", "hookspecs", "hooks"),
+        *("core", "interposer", "procfs", "controller.owner.client", "controller.door.protocol"),
+        *("hookspecs", "hooks"),
     },
-    "handles": {"core", "controller.client"},
-    "box": {"core", "controller.client", "runtimes", "handles", "hooks"},
+    "handles": {"core", "controller.owner.client"},
+    "box": {"core", "controller.owner.client", "runtimes", "handles", "hooks"},
     "harness": {
-        *("core", "costs", "interposer", "controller.client", "runtimes", "handles", "box"),
-        *("faults", "hooks"),
+        *("core", "costs", "interposer", "procfs", "controller.owner.client", "runtimes"),
+        *("handles", "box", "faults", "hooks"),
     },
 }
 #: What a room is handed from above, and so may name for the type checker alone.
@@ -50,14 +52,14 @@ TOP: dict[str, set[str]] = {
     "doctor": _JOINED,
     "report": {"core"},
     "sigterm": set(),
-    "early": {"core", "controller.start", "controller.client"},
+    "early": {"core", "controller.owner.start", "controller.owner.client"},
     "run_command": {*_JOINED, "early", "report"},
     "demos": {*_JOINED, "run_command"},
     "pytest_plugin": {*_JOINED, "experiments", "docker", "report"},
     "replay": _JOINED,
     "calibrate": {*_JOINED, "sigterm"},
     "experiments": {*_JOINED, "report", "services"},
-    "top": {"core", "controller.client"},
+    "top": {"core", "controller.owner.client"},
     "services": {*_JOINED, "report"},
     "__main__": {"early", "cli"},
     "cli": {
@@ -72,6 +74,7 @@ FOREIGN: dict[str, set[str]] = {
     "core": set(),
     "costs": {"tomli"},
     "interposer": set(),
+    "procfs": set(),
     "interposer.build_native": {"hatchling"},
     "faults": set(),
     "controller": set(),
@@ -196,7 +199,7 @@ def test_rooms_when_one_is_new_then_it_must_be_placed():
         ("interposer.filter", "def inside():\n    from kmem_harness.costs.table import load_costs"),
         ("controller.gate", "from kmem_harness.runtimes.local import probe"),
         ("controller.gate", "import structlog"),
-        ("runtimes.local", "from kmem_harness.controller.box import Box"),
+        ("runtimes.local", "from kmem_harness.controller.account.box import Box"),
         ("runtimes.local", "from kmem_harness.box import Box"),
         ("runtimes.local", "import docker"),
         ("runtimes.local", "from kmem_harness.costs.table import load_costs"),
@@ -221,8 +224,8 @@ def test_offences_when_an_import_leads_upward_then_names_its_line(module, source
             "import os\nfrom collections import abc\nfrom kmem_harness.core import gfp",
         ),
         ("core.counter", "from . import gfp\nfrom .gfp import Gfp"),
-        ("runtimes.local", "from kmem_harness.controller.client import Connection"),
-        ("runtimes.local", "from kmem_harness.controller import client"),
+        ("runtimes.local", "from kmem_harness.controller.owner.client import Connection"),
+        ("runtimes.local", "from kmem_harness.controller.owner import client"),
         ("cli", "from kmem_harness.doctor import examine\nfrom kmem_harness import Harness"),
     ],
 )
@@ -247,22 +250,22 @@ def test_controller_process_when_started_bare_then_needs_the_standard_library_al
     others = {name.split(".")[0] for name in loaded} - {HERE, "__main__"}
     assert others <= set(sys.stdlib_module_names)
     rooms = {name.split(".")[1] for name in loaded if name.startswith(f"{HERE}.")}
-    assert rooms == {"core", "costs", "interposer", "controller"}
+    assert rooms == {"core", "costs", "interposer", "procfs", "controller"}
     # Everybody waits for it, and these take a fifth of its start.
     assert loaded.isdisjoint({"dataclasses", "inspect"})
 
 
 def test_early_start_when_imported_then_is_there_before_what_takes_long():
     loaded = modules_after("import kmem_harness.early", "-I", "-S")
-    assert "kmem_harness.controller.start" in loaded
+    assert "kmem_harness.controller.owner.start" in loaded
     assert loaded.isdisjoint(
-        {"typing", "click", "kmem_harness.cli", "kmem_harness.controller.client"}
+        {"typing", "click", "kmem_harness.cli", "kmem_harness.controller.owner.client"}
     )
 
 
 def test_controller_process_when_packages_are_at_hand_then_imports_none_of_them():
     loaded = modules_after("import kmem_harness.controller.__main__")
-    assert "kmem_harness.controller.server" in loaded
+    assert "kmem_harness.controller.door.server" in loaded
     assert loaded.isdisjoint({"docker", "rich", "click", "structlog", "pytest", "pluggy"})
 
 

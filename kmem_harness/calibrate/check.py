@@ -28,7 +28,7 @@ from kmem_harness.calibrate.measure import (
 )
 from kmem_harness.calibrate.memcg import RealMemcg
 from kmem_harness.core.errors import KmemHarnessError
-from kmem_harness.interposer.processes import BoxProcesses, stat_of
+from kmem_harness.procfs.processes import BoxProcesses, stat_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,7 +24,7 @@ from kmem_harness.core.errors import ConfigurationError, KmemHarnessError, Unsup
 from kmem_harness.core.sizes import format_size
 from kmem_harness.costs.table import load_costs
 from kmem_harness.harness import Harness
-from kmem_harness.interposer.libc import libc
+from kmem_harness.procfs.libc import libc
 from kmem_harness.sigterm import ending_on_sigterm
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kmem_harness.calibrate.memcg import RealMemcg
 from kmem_harness.core.errors import KmemHarnessError, UnsupportedHostError
-from kmem_harness.interposer.memory_maps import AddressSpaces
+from kmem_harness.procfs.memory_maps import AddressSpaces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

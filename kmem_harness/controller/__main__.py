@@ -12,10 +12,10 @@ import socket
 import sys
 from contextlib import suppress
 
-from kmem_harness.controller.abandoned import remove_abandoned
+from kmem_harness.controller.door.server import Server
+from kmem_harness.controller.lifecycle.leftovers import remove_abandoned
 from kmem_harness.controller.loop import Loop
 from kmem_harness.controller.privileges import harden
-from kmem_harness.controller.server import Server
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
 

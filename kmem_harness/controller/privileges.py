@@ -7,7 +7,7 @@ import os
 import resource
 import struct
 
-from kmem_harness.interposer.libc import libc
+from kmem_harness.procfs.libc import libc
 
 __all__ = ["KEPT_CAPABILITIES", "MOST_DATA", "harden"]
 

@@ -24,7 +24,7 @@ from kmem_harness.core.errors import UnsupportedHostError
 from kmem_harness.core.sizes import format_size, parse_size
 from kmem_harness.demos.scenarios import SCENARIOS
 from kmem_harness.harness import Harness
-from kmem_harness.interposer.census import DescendantCensus, NamespaceCensus, TaskCensus
+from kmem_harness.procfs.census import DescendantCensus, NamespaceCensus, TaskCensus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,7 +6,7 @@ import os
 import threading
 from contextlib import suppress
 
-from kmem_harness.interposer.readable import is_readable
+from kmem_harness.procfs.readable import is_readable
 
 __all__ = ["FirstProcess"]
 

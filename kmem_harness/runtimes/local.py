@@ -22,7 +22,7 @@ from kmem_harness.core.errors import (
     ShimError,
     UnsupportedHostError,
 )
-from kmem_harness.interposer.readable import is_readable
+from kmem_harness.procfs.readable import is_readable
 from kmem_harness.runtimes.backstop import Backstop, make_backstop
 from kmem_harness.runtimes.command import check_command
 from kmem_harness.runtimes.spec import BoxSpec, ContainerSpec, ExitStatus

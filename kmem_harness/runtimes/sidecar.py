@@ -20,10 +20,10 @@ import docker.errors
 import requests.exceptions
 from docker.utils import kwargs_from_env
 
-from kmem_harness.controller.client import Connection, ControllerDiedError
-from kmem_harness.controller.protocol import FRAME, MAX_PACKET, error_from, receive, send
+from kmem_harness.controller.door.protocol import FRAME, MAX_PACKET, error_from, receive, send
+from kmem_harness.controller.owner.client import Connection, ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
-from kmem_harness.interposer.readable import is_readable
+from kmem_harness.procfs.readable import is_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

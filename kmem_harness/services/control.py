@@ -13,7 +13,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.controller.client import running
+from kmem_harness.controller.owner.client import running
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.controller.client import ControllerDiedError
+from kmem_harness.controller.owner.client import ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.services.accounts import Account, set_memcg_limit
 from kmem_harness.services.names import slice_path
 from kmem_harness.services.states import Result, State
 
 if TYPE_CHECKING:
-    from kmem_harness.controller.client import Connection
+    from kmem_harness.controller.owner.client import Connection
     from kmem_harness.handles import MemcgHandle
     from kmem_harness.harness import Harness
     from kmem_harness.services.service import Service

@@ -13,14 +13,14 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from kmem_harness.controller.client import ControllerDiedError, connect_running, running
+from kmem_harness.controller.owner.client import ControllerDiedError, connect_running, running
 from kmem_harness.top.rates import SORTS, Row, Watch, ordered
 from kmem_harness.top.show import drawn, key_within, keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kmem_harness.controller.client import Connection
+    from kmem_harness.controller.owner.client import Connection
 
 __all__ = ["top"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness import Harness
-from kmem_harness.controller.pricing import make_prices, read_kinds
+from kmem_harness.controller.admission.prices import make_prices, read_kinds
 from kmem_harness.costs.kinds import check_kinds
 from kmem_harness.costs.live import live_kinds, only_kinds
 from kmem_harness.costs.table import load_costs

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness import Harness
-from kmem_harness.controller.client import ControllerDiedError
+from kmem_harness.controller.owner.client import ControllerDiedError
 
 if TYPE_CHECKING:
     from kmem_harness import Box

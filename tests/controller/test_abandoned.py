@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kmem_harness import Harness
-from kmem_harness.controller.abandoned import remove_abandoned
+from kmem_harness.controller.lifecycle.leftovers import remove_abandoned
 from tests.support.leftovers import lives
 from tests.support.peak import until
 

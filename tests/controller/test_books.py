@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
-from kmem_harness.controller.books import Books, Charge, Kind, Price
-from kmem_harness.controller.pricing import make_prices
+from kmem_harness.controller.account.books import Books, Charge, Kind, Price
+from kmem_harness.controller.admission.prices import make_prices
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
 from kmem_harness.costs.live import live_kinds

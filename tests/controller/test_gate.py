@@ -20,15 +20,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmem_harness.controller import audit, gate
-from kmem_harness.controller.audit import Audit
-from kmem_harness.controller.books import Charge, Kind, Price
-from kmem_harness.controller.box import Box
-from kmem_harness.controller.gate import PARK_SECONDS, Gate
-from kmem_harness.controller.parts import TaskPart
+from kmem_harness.controller.account.books import Charge, Kind, Price
+from kmem_harness.controller.account.box import Box
+from kmem_harness.controller.admission import gate
+from kmem_harness.controller.admission.gate import PARK_SECONDS, Gate
+from kmem_harness.controller.audit import audit
+from kmem_harness.controller.audit.audit import Audit
+from kmem_harness.controller.audit.tasks import TaskPart
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
-from kmem_harness.interposer.census import Tasks
+from kmem_harness.procfs.census import Tasks
 from tests.support.peak import until
 
 CLONE, CLONE3 = 56, 435

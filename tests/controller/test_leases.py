@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmem_harness.controller.box import Box
-from kmem_harness.controller.gate import Gate
-from kmem_harness.controller.leases import Leases
-from kmem_harness.controller.pricing import make_prices, read_kinds
+from kmem_harness.controller.account.box import Box
+from kmem_harness.controller.admission.gate import Gate
+from kmem_harness.controller.admission.leases import Leases
+from kmem_harness.controller.admission.prices import make_prices, read_kinds
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
 from kmem_harness.costs.live import live_kinds
@@ -271,7 +271,7 @@ def test_box_when_more_than_prices_decides_then_is_never_lent(rig, why):
 
 
 def test_fork_when_what_it_copies_is_known_no_longer_then_is_the_gates_again(rig, monkeypatch):
-    monkeypatch.setattr("kmem_harness.controller.box._FORK_SECONDS", 0.05)
+    monkeypatch.setattr("kmem_harness.controller.account.box._FORK_SECONDS", 0.05)
     box = rig.boxes[1]
     box.rests_until = 1e9
     rig.call(1, 7, "process")
@@ -290,7 +290,9 @@ def test_thread_when_its_own_fork_was_not_priced_there_then_is_charged_as_ever(r
     box.rests_until = 1e9
     rig.call(1, 7, "thread", 2)
     with monkeypatch.context() as patch:
-        patch.setattr("kmem_harness.controller.leases.CHARGES", 0)  # there is no room for more
+        patch.setattr(
+            "kmem_harness.controller.admission.leases.CHARGES", 0
+        )  # there is no room for more
         rig.call(1, 7, "vfork")
     rig.call(1, 7, "thread", 2)
     rig.settle()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kmem_harness.controller.protocol import FRAME
+from kmem_harness.controller.door.protocol import FRAME
 from tests.support.peak import until
 
 if TYPE_CHECKING:

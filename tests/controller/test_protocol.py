@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kmem_harness.controller.protocol import MAX_PACKET
+from kmem_harness.controller.door.protocol import MAX_PACKET
 from tests.controller.raw import Raw
 from tests.support.descriptors import nr_descriptors
 from tests.support.peak import until

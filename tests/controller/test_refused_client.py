@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from kmem_harness.controller import protocol
-from kmem_harness.controller.client import Connection, ControllerDiedError
+from kmem_harness.controller.door import protocol
+from kmem_harness.controller.owner.client import Connection, ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError
 
 _REFUSAL = {"error": protocol.describe_error(ConfigurationError("64 clients are connected"))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from kmem_harness.controller.removal import remove_tree
+from kmem_harness.controller.owner.removal import remove_tree
 
 
 def test_tree_when_removed_then_links_lead_nowhere(tmp_path):

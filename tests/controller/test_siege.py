@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kmem_harness.controller.server import MAX_CLIENTS
-from kmem_harness.interposer.file_systems import FileSystems
+from kmem_harness.controller.door.server import MAX_CLIENTS
+from kmem_harness.procfs.file_systems import FileSystems
 from tests.controller.raw import Raw, connect
 from tests.harness.forker import TASK, Forker
 from tests.support.descriptors import nr_descriptors

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from kmem_harness.controller import timeline as module
-from kmem_harness.controller.timeline import LONGEST, Timeline
+from kmem_harness.controller.account import timeline as module
+from kmem_harness.controller.account.timeline import LONGEST, Timeline
 
 
 @pytest.fixture

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kmem_harness.controller.peers import parent_of
-from kmem_harness.interposer.census import _read_stat, call_is_over, comm_of, last_child_of, tgid_of
-from kmem_harness.interposer.descriptors import count_descriptors
-from kmem_harness.interposer.entrants import filters_of, pid_inside
-from kmem_harness.interposer.file_systems import read_mounts
-from kmem_harness.interposer.holdings import _living, holdings_of
-from kmem_harness.interposer.memory_maps import size_of
-from kmem_harness.interposer.names import held_unlinked
-from kmem_harness.interposer.processes import stat_of
+from kmem_harness.controller.door.peers import parent_of
+from kmem_harness.procfs.census import _read_stat, call_is_over, comm_of, last_child_of, tgid_of
+from kmem_harness.procfs.descriptors import count_descriptors
+from kmem_harness.procfs.entrants import filters_of, pid_inside
+from kmem_harness.procfs.file_systems import read_mounts
+from kmem_harness.procfs.holdings import _living, holdings_of
+from kmem_harness.procfs.memory_maps import size_of
+from kmem_harness.procfs.names import held_unlinked
+from kmem_harness.procfs.processes import stat_of
 from tests.fuzz.reader import Reader, of_bytes
 
 if TYPE_CHECKING:

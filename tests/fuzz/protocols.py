@@ -15,11 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.controller.handshake import Handshake
+from kmem_harness.controller.door.protocol import FRAME, error_from
+from kmem_harness.controller.door.server import Server
+from kmem_harness.controller.lifecycle.runtime_handshake import RuntimeHandshake
+from kmem_harness.controller.lifecycle.shim_handshake import Handshake
 from kmem_harness.controller.loop import Loop
-from kmem_harness.controller.native import RuntimeHandshake
-from kmem_harness.controller.protocol import FRAME, error_from
-from kmem_harness.controller.server import Server
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
 from kmem_harness.interposer.filter import MAGIC

@@ -15,7 +15,7 @@ import pytest
 
 from kmem_harness import Harness
 from kmem_harness.cli import main
-from kmem_harness.controller import client
+from kmem_harness.controller.owner import client
 from tests.controller.raw import connect
 from tests.harness.forker import TASK, Forker
 

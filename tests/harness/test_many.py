@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kmem_harness import Harness
-from kmem_harness.controller.client import ControllerDiedError
+from kmem_harness.controller.owner.client import ControllerDiedError
 from kmem_harness.runtimes.spec import BoxSpec
 from tests.harness.forker import PYTHON, TASK, Forker, python
 from tests.support.descriptors import nr_descriptors

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from kmem_harness import Harness
-from kmem_harness.controller import start
+from kmem_harness.controller.owner import start
 
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 VICTIM = """
@@ -28,7 +28,7 @@ for line in sys.stdin:
 """
 #: What a reader of the target's own words may turn out not to have thought of.
 PLANTED = """
-import kmem_harness.interposer.names as names
+import kmem_harness.procfs.names as names
 def stumble(*_):
     raise RuntimeError("planted")
 names._place = stumble

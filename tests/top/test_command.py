@@ -134,7 +134,7 @@ def plain(screen: bytes) -> bytes:
 def test_top_when_no_harness_runs_then_says_how_to_start_one(monkeypatch):
     with tempfile.TemporaryDirectory(prefix="kt", dir="/tmp") as directory:
         code = (
-            "import kmem_harness.controller.client as client, kmem_harness.cli as cli; "
+            "import kmem_harness.controller.owner.client as client, kmem_harness.cli as cli; "
             f"client.base_directories = lambda: [{directory!r}]; cli.main(['top'])"
         )
         outcome = subprocess.run(

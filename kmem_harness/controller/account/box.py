@@ -1,0 +1,392 @@
+"""Keep the account of one box: what it was charged, by kind, and what it was refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from kmem_harness.controller.account.books import Books
+from kmem_harness.controller.account.timeline import Timeline
+from kmem_harness.controller.admission.prices import Prices
+from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.procfs.census import comm_of, tgid_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmem_harness.controller.account.books import Charge, Kind
+    from kmem_harness.controller.account.recording import RecordingFile
+    from kmem_harness.controller.admission.fault_rules import Injection
+    from kmem_harness.controller.audit.audit import Audit
+    from kmem_harness.controller.audit.names import NamePart
+    from kmem_harness.controller.audit.spaces import SpacePart
+    from kmem_harness.controller.audit.tasks import TaskPart
+    from kmem_harness.controller.audit.user_memory import UserPart
+    from kmem_harness.core.counter import ResourceCounter
+    from kmem_harness.core.memcg import Memcg
+    from kmem_harness.interposer.listener import Listener
+
+__all__ = ["Box", "EventFile", "nothing"]
+
+#: The report keeps this many cards; an event file has them all.
+KEPT_CARDS = 100
+#: A peak is true to this part of it.
+PEAK_PARTS = 128
+#: While another box is looked at, a box is let by so far above what it was seen to use, or a quarter
+#: of its limit: its callers would wait for that look and for one of their own.
+_SPARED_NBYTES = 2 << 20
+_SPARED_SHARE = 4
+#: What a thread's children have beyond their price is looked up again after so long.
+_FORK_SECONDS = 0.05
+#: These kinds are in every report; others where there were any.
+_ALWAYS_REPORTED = ("task", "thread")
+
+
+class EventFile:
+    """Append events to a descriptor handed over by the owner, one JSON object a line."""
+
+    def __init__(self, fd: int) -> None:
+        """Take over *fd*."""
+        self._fd = _never_waiting(fd)
+        self.lost = 0
+
+    def write(self, event: dict[str, Any]) -> None:
+        """Append one event; a full disk, or a reader that does not read, loses it: it is counted."""
+        line = (json.dumps(event) + "\n").encode()
+        try:
+            if os.write(self._fd, line) != len(line):
+                self.lost += 1
+        except OSError:
+            self.lost += 1
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._fd)
+
+
+def _never_waiting(fd: int) -> int:
+    """Give a descriptor of the same file, whose reader cannot keep us: every box waits for us.
+
+    Takes over *fd*. Not O_NONBLOCK on it: others, such as the owner, share what it stands for.
+    """
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    try:
+        own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        os.close(fd)
+        reason = "events go to a file, a named pipe or a terminal that can be opened for writing"
+        raise ConfigurationError(f"{reason}: {error.strerror}") from error
+    os.close(fd)
+    return own
+
+
+class Box:
+    """The account of one container: its books, its audit, its refusals."""
+
+    def __init__(self, name: str, memcg: Memcg, kinds: dict[str, Kind], *, observe: bool) -> None:
+        """Open an account under *memcg*; nothing runs yet."""
+        self.name = name
+        self.memcg = memcg
+        self.books = Books(memcg, kinds)
+        self.kinds = self.books.kinds
+        self.tickets = self.books.tickets
+        self.observe = observe
+        self.counters = _counters_above(memcg)
+        self.prices = Prices()
+        #: One for the first process, and one for each that entered later and is still there.
+        self.listeners: list[Listener] = []
+        #: Called between the steps of what takes long for this box.
+        self.breathe: Callable[[], None] = nothing
+        #: Called before its counters change by anything but a call: nobody else may charge it then.
+        self.withdraw: Callable[[], None] = nothing
+        #: What looks at its processes, from the start on; the rest are parts of it.
+        self.audit: Audit | None = None
+        self.tasks: TaskPart | None = None
+        self.spaces: SpacePart | None = None
+        self.names: NamePart | None = None
+        self.user: UserPart | None = None
+        self.events: EventFile | None = None
+        #: The event file once more, where it takes every charge.
+        self.recording: RecordingFile | None = None
+        #: What fails calls on purpose, ``None`` without fault rules.
+        self.faults: Injection | None = None
+        self.init_pid = 0
+        self.watched = False
+        self.ending = False
+        self.over = False
+        self.notifications = 0
+        self.refusals = 0
+        self.cards: list[dict[str, Any]] = []
+        #: What the memcg had in use when all of this box was last looked at, and up to what use
+        #: a new peak is near enough to that.
+        self.usage_seen = self.quiet_until = 0
+        #: ... and up to what use it is let by while another box is looked at.
+        self.spared_until = self._spared_nbytes()
+        #: Until when no peak is looked at, for the last look took long enough.
+        self.rests_until = 0.0
+        self.timeline = Timeline()
+        self._doubts: dict[str, None] = {}
+        self._looks = 0
+        self._look_seconds = 0.0
+        self._forks: dict[int, tuple[float, Charge, Charge]] = {}
+
+    # -- charges ---------------------------------------------------------------------------
+
+    def enter(self, charge: Charge, nr_calls: int = 1) -> None:
+        """Enter in the books what the memcg has just been charged for so many calls."""
+        self.books.enter(charge, nr_calls)
+        if charge.may_make_thread and self.tasks is not None:
+            self.tasks.with_threads = True
+
+    def fork_charge(self, charge: Charge, tid: int, now: float) -> Charge:
+        """Give what *charge* comes to for *tid*, whose address space its child will have, too."""
+        if self.spaces is None:
+            return charge
+        known = self._forks.get(tid)
+        if known is not None and now < known[0] and known[1] is charge:
+            return known[2]
+        if len(self._forks) >= KEPT_CARDS:
+            self._forks.clear()
+        more = tuple(
+            (self.kinds[name], nr)
+            for name, nr in self.spaces.excess_of(tid).items()
+            if nr and name in self.kinds
+        )
+        whole = charge.with_more(more) if more else charge
+        self._forks[tid] = (now + _FORK_SECONDS, charge, whole)
+        return whole
+
+    def known_fork(self, tid: int) -> tuple[float, Charge, Charge] | None:
+        """Give what is known of it for now: until when, of which charge, and what that comes to."""
+        return self._forks.get(tid)
+
+    def watch_names(self, tid: int, charge: Charge, notification: tuple[int, ...]) -> None:
+        """Keep an eye on what a call is about to make or remove on a file system."""
+        if self.names is not None:
+            self.names.watch(tid, charge, notification)
+
+    def table_grows(self, pid: int) -> None:
+        """Keep an eye on a process whose table of descriptors is about to grow."""
+        if self.spaces is not None:
+            self.spaces.table_grew(pid)
+
+    @property
+    def is_quick_to_look_at(self) -> bool:
+        """Whether a look at all of it keeps nobody waiting."""
+        return self.audit is None or self.audit.is_quick
+
+    def note_seen(self) -> None:
+        """Remember that all of the box was looked at, as far as was due."""
+        self.usage_seen = seen = self.memcg.kmem.usage
+        if self.recording is None:  # else each peak is looked at: what is recorded shall be exact
+            self.quiet_until = seen + seen // PEAK_PARTS
+            self.spared_until = seen + self._spared_nbytes()
+
+    def _spared_nbytes(self) -> int:
+        return min(_SPARED_NBYTES, self.memcg.kmem.limit // _SPARED_SHARE)
+
+    def note_usage(self, *, last: bool = False) -> None:
+        """Note on the timeline how things stand; called where something rare has happened."""
+        live = (kind.live for kind in self.kinds.values())
+        self.timeline.note(self.memcg.kmem.usage, self.refusals, live, last=last)
+
+    def prove_tickets(self, is_over: Callable[[int, int, bytes | None], bool]) -> None:
+        """Drop the tickets of calls that are over.
+
+        *is_over(tid, number, last_child)* proves that a call is over. It is asked before anything
+        is counted, so what such a call made, if it lives, is in the count.
+        """
+        self.withdraw()
+        for tid, charge in list(self.tickets.items()):
+            if is_over(tid, charge.number, charge.last_child):
+                del self.tickets[tid]
+            self.breathe()
+
+    def take_census(self, is_over: Callable[[int, int, bytes | None], bool]) -> None:
+        """Find out what is alive and take back what is not."""
+        if self.audit is None:
+            return
+        self.prove_tickets(is_over)
+        self.audit.all_parts()
+        self.note_usage()
+
+    def take_final_census(self) -> None:
+        """Count once more when no call can be under way: every ticket is over."""
+        self.take_census(lambda *_: True)
+
+    def close_books(self) -> None:
+        """Take back everything: the last task of the box is gone. Raises: AccountingError."""
+        self.over = True
+        self.books.close(self.name)
+        if self.user is not None:
+            self.user.close()
+        self.note_usage(last=True)
+
+    # -- refusals --------------------------------------------------------------------------
+
+    def refused(
+        self, charge: Charge, by: ResourceCounter, caller: tuple[int, int, str] | None
+    ) -> dict[str, Any]:
+        """Count a refusal and write its card, with the counters as they stood when it was made.
+
+        *caller* is (pid, tid, comm), or ``None`` where no card is kept.
+        """
+        self.refusals += 1
+        kind = charge.parts[0][0]
+        kind.refused += 1
+        self.note_usage()
+        if caller is None:
+            return {}
+        pid, tid, comm = caller
+        card = {
+            "pid": pid,
+            "tid": tid,
+            "comm": comm,
+            "syscall": charge.syscall,
+            "kind": kind.name,
+            "nbytes": charge.nbytes,
+            "errno": kind.errno_name,
+            **self._where(by),
+        }
+        self.keep(card)
+        return card
+
+    def oom_killed(self, pid: int, nbytes: int, by: ResourceCounter) -> dict[str, Any]:
+        """Count a task that is killed because user memory met *by*, and write its card."""
+        self.refusals += 1
+        self.note_usage()
+        card = {
+            "pid": pid,
+            "tid": pid,
+            "comm": comm_of(pid),
+            "syscall": "page fault",
+            "kind": "user-memory",
+            "nbytes": nbytes,
+            "errno": "OOM",
+            **self._where(by),
+        }
+        self.keep(card)
+        return card
+
+    def _where(self, by: ResourceCounter) -> dict[str, Any]:
+        """Say which counter refused, and how things stood."""
+        return {
+            "time": time.time(),
+            "box": self.name,
+            "memcg": self.memcg.path,
+            "refused_by": by.memcg.path if by.memcg else "/",
+            "counter": by.name,
+            "usage": by.usage,
+            "limit": by.limit,
+            "live": {one.name: one.live for one in self.kinds.values() if one.live},
+        }
+
+    def keep(self, card: dict[str, Any]) -> None:
+        """Keep a refusal's card: in the report while there is room, in the event file always."""
+        if len(self.cards) < KEPT_CARDS:
+            self.cards.append(card)
+        if self.events is not None:
+            self.events.write({"event": "charge.refused", **card})
+
+    def doubt(self, sentence: str) -> None:
+        """Say in the report why its figures may not be all there is."""
+        self._doubts[sentence] = None
+
+    def caller(self, tid: int) -> tuple[int, int, str] | None:
+        """Say who *tid* is, while it still waits, where a card of its refusal will be kept."""
+        if len(self.cards) >= KEPT_CARDS and self.events is None and not self.watched:
+            return None
+        return tgid_of(tid), tid, comm_of(tid)
+
+    def report(self) -> dict[str, Any]:
+        """Give this box's part of the report; counters are the memcg's own business."""
+        looks, seconds = self._looks, self._look_seconds
+        doubts: list[str] = []
+        if self.audit is not None:
+            looks, seconds = looks + self.audit.count, seconds + self.audit.seconds
+            doubts = self.audit.doubts()
+        return {
+            "mode": self._mode(),
+            "kinds": {
+                kind.name: kind.report()
+                for kind in self.kinds.values()
+                if kind.charged or kind.refused or kind.name in _ALWAYS_REPORTED
+            },
+            "refusals": {
+                "total": self.refusals,
+                "first": self.cards[0] if self.cards else None,
+                "cards": self.cards,
+            },
+            "notifications": self.notifications,
+            "census": {"count": looks, "seconds": round(seconds, 6)},
+            "partial": [*dict.fromkeys([*self._doubts, *doubts])],
+            "events_lost": self.events.lost if self.events else 0,
+            "timeline": self.timeline.report(self.kinds),
+            **({} if self.faults is None else {"faults": self.faults.report()}),
+        }
+
+    def survey(self) -> dict[str, Any]:
+        """Say shortly how the box is doing, for whoever looks at all of them."""
+        return {
+            "box": self.name,
+            "init_pid": self.init_pid,
+            "mode": "observe" if self.observe else "enforce",
+            "calls": self.notifications,
+            "refused": self.refusals,
+            "kinds": {
+                kind.name: {
+                    "live": kind.live,
+                    "nbytes": kind.live * kind.nbytes,
+                    "refused": kind.refused,
+                }
+                for kind in self.kinds.values()
+                if kind.live or kind.refused
+            },
+        }
+
+    def end_audit(self) -> None:
+        """Look no more: the processes that were looked at are gone."""
+        if self.audit is not None:
+            self._looks += self.audit.count
+            self._look_seconds += self.audit.seconds
+            self._doubts = dict.fromkeys([*self._doubts, *self.audit.doubts()])
+            self.audit.close()
+        self.breathe = nothing
+        self.audit = self.tasks = self.spaces = self.names = self.user = None
+        self._forks.clear()
+
+    def _mode(self) -> str:
+        if self.faults is not None and not self.prices.names:
+            return "inject"  # its calls are failed by rule, and not charged
+        return "observe" if self.observe else "enforce"
+
+    def release(self) -> None:
+        """Close every descriptor held for the box."""
+        for held in (*self.listeners, self.events):
+            if held is not None:
+                with suppress(OSError):
+                    held.close()
+        self.end_audit()
+        self.listeners.clear()
+        self.events = self.recording = None
+        self.prices = Prices()  # some tell the box of what they see: it would never be let go
+
+
+def nothing() -> None:
+    """Do nothing about it."""
+
+
+def _counters_above(memcg: Memcg) -> tuple[ResourceCounter, ...]:
+    """List the counters that a charge of *memcg* walks, the nearest first."""
+    found: list[ResourceCounter] = []
+    for start in (memcg.kmem, memcg.memory):
+        counter: ResourceCounter | None = start
+        while counter is not None:
+            found.append(counter)
+            counter = counter.parent
+    return tuple(found)

@@ -1,0 +1,177 @@
+"""Find out what is alive in one box, part by part, each as often as its cost allows.
+
+Knows the books and when to look; what a part looks at is its own business. A part that was
+counted after a call was trapped is fresh: what it left on the books is really there, or under way.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmem_harness.controller.account.books import Books
+
+__all__ = ["Audit", "Part"]
+
+#: Before a refusal, a part this quick is counted again each time; a slower one gets at most 1/5 of
+#: the time. For a timeline all together get 1/10.
+_QUICK_SECONDS = 0.000_25
+_REST = 4.0
+_LONG_REST = 9.0
+
+
+class Part(Protocol):
+    """One part of what is alive."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Name the kinds it counts."""
+
+    def count(self, books: Books) -> None:
+        """Look, and bring *books* up to date."""
+
+    def potential(self, books: Books) -> int:
+        """Say how many bytes a look could take back at most."""
+
+    def doubts(self) -> list[str]:
+        """Say, in sentences, what it could not see."""
+
+    def close(self) -> None:
+        """Let go of what is held open."""
+
+
+class _Timed:
+    """A part, and what it has cost so far. Units: seconds."""
+
+    __slots__ = ("began", "count", "last", "part", "total")
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.began = 0.0
+        self.count = 0
+        self.last = 0.0
+        self.total = 0.0
+
+    @property
+    def cost(self) -> float:
+        """What a look costs: the average keeps one that was held up from looking like a large box."""
+        return min(self.last, self.total / self.count) if self.count else 0.0
+
+    def is_due(self, now: float) -> bool:
+        """Say whether it is quick, or has rested."""
+        cost = self.cost
+        return cost < _QUICK_SECONDS or now >= self.began + cost * (1 + _REST)
+
+    def run(self, books: Books) -> None:
+        self.began = began = time.monotonic()
+        self.part.count(books)
+        self.last = time.monotonic() - began
+        self.total += self.last
+        self.count += 1
+
+
+class Audit:
+    """The parts of one box, the cheapest first."""
+
+    def __init__(
+        self, books: Books, parts: list[Part], breathe: Callable[[], None] = lambda: None
+    ) -> None:
+        """Count *parts* into *books*: those that have a kind of theirs, or that look at no kinds.
+
+        *breathe* is called after each.
+        """
+        self._books = books
+        self._breathe = breathe
+        self._rested = 0.0
+        self._parts = [
+            _Timed(part)
+            for part in parts
+            if not part.kinds or any(kind in books.kinds for kind in part.kinds)
+        ]
+
+    @property
+    def count(self) -> int:
+        """How many looks there were at the part looked at most often."""
+        return max((timed.count for timed in self._parts), default=0)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether all looks together take no longer than one that is not worth putting off."""
+        return sum(timed.cost for timed in self._parts) < _QUICK_SECONDS
+
+    @property
+    def seconds(self) -> float:
+        """What all looks together have cost."""
+        return sum(timed.total for timed in self._parts)
+
+    def doubts(self) -> list[str]:
+        """Say what could not be seen, so that it stays charged or is charged too little."""
+        return [doubt for timed in self._parts for doubt in timed.part.doubts()]
+
+    def all_parts(self) -> None:
+        """Count everything now."""
+        for timed in self._parts:
+            timed.run(self._books)
+            self._breathe()
+
+    def parts_for(
+        self,
+        shortfall_nbytes: int,
+        since: float,
+        now: float,
+        before: Callable[[], None],
+        *,
+        forced: bool,
+    ) -> bool:
+        """Count parts until *shortfall_nbytes* are free, or it is certain that they are not.
+
+        What was counted after *since* need not be counted again: one look serves all calls that
+        were trapped before it. With calls under way it may have come too early, and is taken again
+        where it is due. *before* is called before the first look.
+        False if a part that might have made room was left out, for it was counted only just
+        before *since*; *forced* leaves none out.
+        """
+        books = self._books
+        target = books.lowered_nbytes + shortfall_nbytes
+        stale = [timed for timed in self._parts if timed.began < since or books.tickets]
+        sure = True
+        for number, timed in enumerate(stale):
+            own, *later = (one.part.potential(books) for one in stale[number:])
+            if own + sum(later) < target - books.lowered_nbytes:
+                break  # however much of it is gone, it is not enough
+            if not own:
+                continue
+            if timed.is_due(now) or (forced and timed.began < since):
+                before()
+                before = _nothing
+                timed.run(books)
+                self._breathe()
+                if books.lowered_nbytes >= target:
+                    break
+            elif timed.began < since:
+                sure = False
+        return sure
+
+    def due_parts(self, now: float, before: Callable[[], None]) -> None:
+        """Count everything, for a timeline, unless that was done just now."""
+        if now < self._rested:
+            return
+        before()
+        self.all_parts()
+        end = time.monotonic()
+        if end - now > _QUICK_SECONDS:
+            self._rested = end + (end - now) * _LONG_REST
+
+    def close(self) -> None:
+        """Let go of what the parts hold open."""
+        for timed in self._parts:
+            with suppress(OSError):
+                timed.part.close()
+
+
+def _nothing() -> None:
+    """Do nothing more before a look."""

@@ -1,0 +1,173 @@
+"""The part of an audit that looks at file systems: which names of a box there are.
+
+Joins what file systems have in use with what was watched of the box's own calls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kmem_harness.controller.audit.between import between
+from kmem_harness.procfs.names import NameWatch, Seen, held_unlinked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmem_harness.controller.account.books import Books, Charge, Kind
+    from kmem_harness.procfs.file_systems import FileSystems
+    from kmem_harness.procfs.processes import BoxProcesses
+
+__all__ = ["NamePart"]
+
+
+class NamePart:
+    """Names on file systems: what was made, by what the file systems say they have in use.
+
+    Others use the same file systems, too, so only differences count, within what this box's calls
+    can have done since the last look: each may have made a name, and those watched being made did;
+    no more are gone than calls may have removed, and those watched being removed are, unless
+    somebody holds them.
+    """
+
+    def __init__(
+        self,
+        systems: FileSystems,
+        families: dict[str, dict[str, Kind]],
+        processes: BoxProcesses,
+        breathe: Callable[[], None],
+    ) -> None:
+        """Place what is charged as the dearest of each of *families*, kinds by class."""
+        self._systems = systems
+        self._families = families
+        self._processes = processes
+        self._breathe = breathe
+        self._kinds = [kind for family in families.values() for kind in family.values()]
+        self.kinds = tuple(kind.name for kind in self._kinds)
+        self._used = systems.used()
+        #: By device: inodes in use that may be this box's.
+        self._alive: dict[str, int] = {}
+        self._watch = NameWatch()
+        #: Inodes without a name that are in use, where the last look had to know.
+        self._held: set[tuple[int, int]] | None = None
+        #: What had been made, and what was being made, when this was last looked at.
+        self._made = self._under_way = 0
+        self._strangers = False
+        #: Inodes that may go without a further call: what holds them lets go.
+        self._going = 0
+
+    def watch(self, tid: int, charge: Charge, notification: tuple[int, ...]) -> None:
+        """Learn that *tid* is about to make or remove a name."""
+        self._watch.watch(tid, charge.syscall, notification)
+
+    def doubts(self) -> list[str]:
+        """See :class:`Part`."""
+        found = [
+            f"names on {kind} are not seen to be made or removed: it does not say how many it holds"
+            for kind in sorted(self._systems.silent)
+        ]
+        if self._strangers:
+            found.append(
+                "names were not seen to be removed while a process had a mount namespace of its own"
+            )
+        return found
+
+    def count(self, books: Books) -> None:
+        """See :class:`Part`."""
+        if not self._systems.are_all_seen_by(self._processes.list()):
+            # What they mount for themselves is not among these file systems.
+            self._strangers = True
+            return
+        seen = self._watch.settle()  # first: it holds what it watches
+        used = self._systems.used()
+        alive = self._alive
+        least, most, may_go = self._bounds(books, seen)
+        for device, now in used.items():
+            # One that was mounted since begins with what was made on it.
+            change = now - self._used.get(device, 0)
+            if change < 0:
+                change = -min(-change, may_go, alive.get(device, 0))
+                may_go += change
+            alive[device] = alive.get(device, 0) + change
+        self._used = used
+        self._going = may_go if self._held is None else len(self._held)
+        total = sum(alive.values())
+        if total > most:
+            self._cut(total - most)
+        elif total < least:
+            # Others removed as many where we made these: on a disk, if there is one.
+            device = max(alive, key=lambda one: self._systems.class_of(one) == "disk")
+            alive[device] += least - total
+        placed: dict[str, int] = {}
+        for device, nr in alive.items():
+            where = self._systems.class_of(device)
+            placed[where] = placed.get(where, 0) + nr
+        self._enter(books, placed)
+
+    def _bounds(self, books: Books, seen: Seen) -> tuple[int, int, int]:
+        """Say how many can be alive at least and at most, and how many may have gone since."""
+        made = sum(kind.charged for kind in self._kinds)
+        before = sum(self._alive.values())
+        most = before + made - self._made + self._under_way
+        self._made = made
+        self._under_way = sum(books.open(kind) for kind in self._kinds)
+        earlier = self._held or set()
+        nameless = self._going + seen.gone
+        self._held = (
+            held_unlinked(between(self._processes.list(), self._breathe)) if nameless else set()
+        )
+        may_go = nameless + seen.unsure
+        if self._held is not None:
+            # One that is in use still was counted among those that are gone.
+            most -= seen.gone - len(self._held - earlier)
+            may_go = max(may_go - len(self._held), 0)
+        return before + seen.made - may_go, max(most, 0), may_go
+
+    def _cut(self, over: int) -> None:
+        """Leave out *over* inodes that others made: on disks first, which others use most."""
+        for device in sorted(self._alive, key=lambda one: self._systems.class_of(one) != "disk"):
+            cut = min(over, self._alive[device])
+            self._alive[device] -= cut
+            over -= cut
+
+    def _enter(self, books: Books, placed: dict[str, int]) -> None:
+        """Bring the books of each class to what was *placed* there."""
+        dearest = "disk"
+        for where, nr in placed.items():
+            if where == dearest:
+                continue
+            here = [family[where] for family in self._families.values()]
+            missing = nr - sum(kind.live for kind in here)
+            # Files first: that takes back less, should it have been the other kind.
+            for family in reversed(list(self._families.values())):
+                source = family[dearest]
+                move = min(missing, source.live - books.open(source))
+                if move > 0:
+                    books.move(source, family[where], move)
+                    missing -= move
+        for where in ("tmpfs", "disk"):
+            here = [family[where] for family in self._families.values()]
+            spare = sum(kind.live - books.open(kind) for kind in here) - placed.get(where, 0)
+            for kind in sorted(here, key=lambda kind: kind.nbytes):
+                gone = min(spare, kind.live - books.open(kind))
+                if gone > 0:
+                    books.lower(kind, gone)
+                    spare -= gone
+        # What cannot be ours after all, for the books never held it, was made by others.
+        for device in self._alive:
+            where = self._systems.class_of(device)
+            over = placed.get(where, 0) - sum(
+                family[where].live for family in self._families.values()
+            )
+            if over > 0:
+                taken = min(over, self._alive[device])
+                self._alive[device] -= taken
+                placed[where] -= taken
+
+    def potential(self, books: Books) -> int:
+        """See :class:`Part`."""
+        return books.nbytes_of(self.kinds)
+
+    def close(self) -> None:
+        """See :class:`Part`."""
+        self._watch.close()
+        self._systems.close()

@@ -1,0 +1,94 @@
+"""The part of an audit that counts address spaces: programs, mappings, page tables, descriptor tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kmem_harness.controller.audit.between import between
+from kmem_harness.procfs.memory_maps import AddressSpaces, Sum
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kmem_harness.controller.account.books import Books
+    from kmem_harness.procfs.processes import BoxProcesses
+
+__all__ = ["SpacePart"]
+
+_GROWING = ("vma", "page-table", "descriptor-table")
+
+
+class SpacePart:
+    """Address spaces: programs executed, mappings, page tables, tables of descriptors."""
+
+    kinds = ("task", *_GROWING)
+
+    def __init__(
+        self,
+        processes: BoxProcesses,
+        outside: Callable[[], int],
+        included: dict[str, int],
+        breathe: Callable[[], None],
+        *,
+        bounded: bool,
+    ) -> None:
+        """Look at *processes*, of which *outside* were made outside and so are not charged."""
+        self._processes = processes
+        self._outside = outside
+        self._breathe = breathe
+        self._spaces = AddressSpaces(included)
+        self._bounded = bounded
+        self._failed = 0
+
+    def look(self) -> Sum:
+        """Sum up the address spaces as they are now."""
+        return self._spaces.sum(between(self._processes.list(), self._breathe))
+
+    def table_grew(self, pid: int) -> None:
+        """Look at the size of this process's table of descriptors from now on."""
+        self._spaces.grown.add(pid)
+
+    def excess_of(self, pid: int) -> dict[str, int]:
+        """Say what a child of *pid* has beyond what its task's price includes."""
+        return self._spaces.excess_of(pid)
+
+    def count(self, books: Books) -> None:
+        """See :class:`Part`."""
+        total = self.look()
+        if not total.complete:
+            self._failed += 1
+            return
+        kinds = books.kinds
+        task, executed = kinds.get("task"), kinds.get("exec")
+        if task is not None and executed is not None:
+            # Those made outside execute their program before they make anything.
+            ran = max(total.executed - self._outside(), 0)
+            open_tasks = books.open(task)
+            nr = min(ran - executed.live, task.live - open_tasks - total.forked)
+            if nr > 0:
+                books.move(task, executed, nr)
+        for name in _GROWING:
+            kind = kinds.get(name)
+            if kind is not None:
+                books.observe(kind, total.kinds[name], bounded=self._bounded)
+
+    def potential(self, books: Books) -> int:
+        """See :class:`Part`."""
+        task, executed = books.kinds.get("task"), books.kinds.get("exec")
+        cheaper = 0
+        if task is not None and executed is not None:
+            cheaper = task.live * max(task.nbytes - executed.nbytes, 0)
+        return cheaper + books.nbytes_of(_GROWING)
+
+    def doubts(self) -> list[str]:
+        """See :class:`Part`."""
+        return (
+            [
+                f"address spaces could not be read {self._failed} times, and were taken as before then"
+            ]
+            if self._failed
+            else []
+        )
+
+    def close(self) -> None:
+        """See :class:`Part`."""

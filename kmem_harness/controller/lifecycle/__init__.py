@@ -1,0 +1,1 @@
+"""A box from its handshake to the end of its last task."""

@@ -1,0 +1,328 @@
+"""Count the tasks of a box from outside, and tell whether a trapped clone is over.
+
+Knows procfs; knows no memcgs. Two ways to count: the procfs of the box's own pid namespace,
+which is exact and cheap, and the descendants of the box's init where there is no namespace.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from kmem_harness.interposer.syscalls import ARCHITECTURES
+from kmem_harness.procfs.pids import list_pids
+from kmem_harness.procfs.stillness import Stillness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "DescendantCensus",
+    "NamespaceCensus",
+    "TaskCensus",
+    "Tasks",
+    "call_is_over",
+    "comm_of",
+    "is_running",
+    "last_child_of",
+    "tgid_of",
+]
+
+# A task in one of these states is not inside clone: there it runs (R) or waits for
+# something uninterruptible (D, as in vfork). 't' is left out: a tracer may stop a task there.
+_STATES_OUTSIDE_CLONE = frozenset("SZXTI")
+# Where the pids begin in a listing of /proc, behind fifty other entries (fs/proc/base.c,
+# TGID_OFFSET since v3.10). Where that is not so, the whole is listed.
+_FIRST_PID_OFFSET = 258
+_STATES_GONE = frozenset("ZX")
+# clone3 is not among them: it reads memory before it makes the child, and a page of that memory
+# can be kept from it for as long as a userfaultfd owner likes: there S proves nothing.
+_CLONES = frozenset(
+    architecture.numbers[name]
+    for architecture in ARCHITECTURES.values()
+    if architecture.name == os.uname().machine
+    for name in ("clone", "fork", "vfork")
+    if name in architecture.numbers
+)
+
+
+#: With fewer, a count costs no more than to ask whether it is needed.
+_WORTH_ASKING = 50
+
+
+class Tasks(NamedTuple):
+    """Live tasks, unreaped ones included, that were created inside a box."""
+
+    processes: int
+    threads: int  # beyond the one that every process has
+
+
+class TaskCensus(Protocol):
+    """Count the tasks of one box. A task that lives throughout the count is in it."""
+
+    def count(self, *, with_threads: bool) -> Tasks:
+        """Count now; without *with_threads* the threads are left at 0, which is cheaper."""
+
+    def processes(self) -> frozenset[str]:
+        """Name what :meth:`count` counts as processes: a pid each, as this census sees them."""
+
+    def close(self) -> None:
+        """Let go of what the census holds open."""
+
+
+class _Kept:
+    """The last count of a census, for as long as no task of the host is made or ends."""
+
+    def __init__(self) -> None:
+        self._stillness: Stillness | None = None
+        self._asked: tuple[object, ...] = ()
+        self._tasks = Tasks(0, 0)
+
+    def count(self, count: Callable[[], Tasks], *asked: object) -> Tasks:
+        """Give the last count, if it would be the same again and was *asked* in the same way."""
+        stillness = self._stillness
+        if stillness is not None:
+            if asked == self._asked and stillness.lasts():
+                return self._tasks
+            stillness.about_to_look()
+        self._tasks, self._asked = count(), asked
+        if stillness is not None:
+            stillness.looked()
+        elif self._tasks.processes > _WORTH_ASKING:
+            self._stillness = Stillness()
+        return self._tasks
+
+    def close(self) -> None:
+        if self._stillness is not None:
+            self._stillness.close()
+
+
+class NamespaceCensus:
+    """Count through the procfs of a box's pid namespace.
+
+    Units: tasks, without those named at construction (the init and the first process were
+    created outside the box). Source: fs/proc/base.c, proc_pid_readdir, proc_task_getattr.
+    """
+
+    def __init__(
+        self,
+        init_pid: int,
+        exempt: set[str] | frozenset[str],
+        breathe: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open the procfs that *init_pid* sees; *exempt* holds pids as the namespace numbers them.
+
+        The caller may change that set later on. *breathe* is called between the steps of a count.
+        Raises: OSError if init is gone or hides its root.
+        """
+        self._proc = os.open(f"/proc/{init_pid}/root/proc", os.O_RDONLY | os.O_DIRECTORY)
+        self._exempt = exempt
+        self._breathe = breathe
+        self._kept = _Kept()
+        self._first = _FIRST_PID_OFFSET
+        if "1" not in self._pids():
+            self._first = 0
+
+    def count(self, *, with_threads: bool) -> Tasks:
+        """See :class:`TaskCensus`."""
+        return self._kept.count(
+            lambda: self._count(with_threads=with_threads), with_threads, len(self._exempt)
+        )
+
+    def _count(self, *, with_threads: bool) -> Tasks:
+        pids = self._pids()
+        processes = len(pids) - len(self._exempt.intersection(pids))
+        threads = 0
+        if with_threads:
+            for pid in pids:
+                with suppress(OSError):  # it died since it was listed
+                    task = os.stat(f"{pid}/task", dir_fd=self._proc)
+                    threads += max(task.st_nlink - 3, 0)
+                self._breathe()
+        return Tasks(processes, threads)
+
+    def close(self) -> None:
+        """See :class:`TaskCensus`."""
+        os.close(self._proc)
+        self._kept.close()
+
+    def processes(self) -> frozenset[str]:
+        """See :class:`TaskCensus`."""
+        return frozenset(self._pids()) - self._exempt
+
+    def _pids(self) -> list[str]:
+        return list_pids(self._proc, self._first, self._breathe)
+
+
+class DescendantCensus:
+    """Count the descendants of a subreaper, where a box has no pid namespace.
+
+    An orphan becomes a child of the subreaper, so descendants are what it holds; a chain of
+    parents read while it changes is read again. Costs a read per process of the host.
+    """
+
+    def __init__(
+        self,
+        init_pid: int,
+        exempt: frozenset[str],
+        breathe: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Count below *init_pid*; *exempt* holds pids that are not counted, init's among them.
+
+        *breathe* is called between the steps of a count.
+        """
+        self._init = init_pid
+        self._breathe = breathe
+        self._exempt = frozenset(int(pid) for pid in exempt)
+        self._kept = _Kept()
+
+    def count(self, *, with_threads: bool) -> Tasks:
+        """See :class:`TaskCensus`."""
+        return self._kept.count(lambda: self._count(with_threads=with_threads), with_threads)
+
+    def _count(self, *, with_threads: bool) -> Tasks:
+        threads_of = self._list()
+        counted = threads_of.keys() - self._exempt
+        # The threads of an exempt process were made inside all the same.
+        threads = sum(max(number - 1, 0) for number in threads_of.values()) if with_threads else 0
+        return Tasks(len(counted), threads)
+
+    def processes(self) -> frozenset[str]:
+        """See :class:`TaskCensus`."""
+        return frozenset(str(pid) for pid in self._list().keys() - self._exempt)
+
+    def close(self) -> None:
+        """See :class:`TaskCensus`."""
+        self._kept.close()
+
+    def _list(self) -> dict[int, int]:
+        """Find the descendants, and how many threads each has."""
+        parents: dict[int, int] = {}
+        threads_of: dict[int, int] = {}
+        for pid in self._pids():
+            stat = _read_stat(pid)
+            if stat is not None:
+                parents[pid], threads_of[pid] = stat
+            self._breathe()
+        inside = {self._init}
+        outside = {0}
+        for pid in parents:
+            self._place(pid, parents, inside, outside)
+        inside.discard(self._init)
+        return {pid: threads_of[pid] for pid in inside}
+
+    def _pids(self) -> list[int]:
+        proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            return [int(pid) for pid in list_pids(proc, 0, self._breathe)]
+        finally:
+            os.close(proc)
+
+    def _place(
+        self, pid: int, parents: dict[int, int], inside: set[int], outside: set[int]
+    ) -> None:
+        """Follow *pid* up to a process whose place is known, and place all on the way."""
+        chain: list[int] = []
+        at = pid
+        while at not in inside and at not in outside:
+            chain.append(at)
+            parent = parents[at]
+            if parent not in parents and parent != 0:
+                # The parent died after it was listed: ask who took its child over.
+                again = _read_stat(at)
+                parent = parents[at] = again[0] if again else 0
+            if parent in chain:  # a pid was used again meanwhile
+                outside.add(at)
+            elif parent not in parents and parent != 0:
+                # It keeps changing hands. Counting one too many only delays an answer.
+                inside.add(at)
+            else:
+                at = parent
+        (inside if at in inside else outside).update(chain)
+
+
+def call_is_over(tid: int, number: int, last_child: bytes | None) -> bool:
+    """Prove that *tid* has left the call it was allowed, or that it is gone.
+
+    *number* is that system call's; *last_child* is what :func:`last_child_of` gave before a clone
+    was allowed, or ``None`` where nobody looked. Never wrong when true; false proves nothing.
+    """
+    try:
+        state = _state_of(tid)
+        if state in _STATES_GONE:
+            return True
+        if state in _STATES_OUTSIDE_CLONE:
+            if number in _CLONES:
+                return True
+            # Elsewhere it may sleep inside: in accept, or on a page of memory it was given.
+            inside = _read(f"/proc/{tid}/syscall").partition(b" ")[0]
+            if inside.strip() not in (b"running", b"%d" % number):
+                return True
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except OSError:  # Yama may forbid /proc/TID/syscall
+        pass
+    return last_child is not None and last_child_of(tid) != last_child
+
+
+def is_running(tid: int) -> bool:
+    """Say whether *tid* has a processor or waits for one; a moment later it may be proven to sleep."""
+    try:
+        return _state_of(tid) == "R"
+    except OSError:
+        return False
+
+
+def last_child_of(tid: int) -> bytes | None:
+    """Name the youngest child that *tid* forked, ``b""`` for none, ``None`` if it cannot be told."""
+    try:
+        return _read(f"/proc/{tid}/task/{tid}/children", whole=True).rpartition(b" ")[0][-11:]
+    except OSError:
+        return None
+
+
+def comm_of(tid: int) -> str:
+    """Give the name of a task, ``"?"`` if it is gone. The target chooses it: for people only."""
+    try:
+        return _read(f"/proc/{tid}/comm").decode("utf-8", "replace").rstrip("\n")
+    except OSError:
+        return "?"
+
+
+def tgid_of(tid: int) -> int:
+    """Give the process that thread *tid* belongs to, 0 if it is gone."""
+    try:
+        status = _read(f"/proc/{tid}/status")
+    except OSError:
+        return 0
+    return int(status.partition(b"\nTgid:")[2].split(None, 1)[0])
+
+
+def _state_of(tid: int) -> str:
+    """Read the letter for what a task is doing. Raises: OSError if it is gone."""
+    return _read(f"/proc/{tid}/stat").rpartition(b") ")[2][:1].decode("ascii")
+
+
+def _read_stat(pid: int) -> tuple[int, int] | None:
+    """Read (parent, number of threads) of a process, ``None`` if it is gone.
+
+    Raises: OSError if it cannot be told, as for lack of descriptors: it may be alive.
+    """
+    try:
+        fields = _read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
+        return int(fields[1]), int(fields[17])
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return None
+
+
+def _read(path: str, *, whole: bool = False) -> bytes:
+    """Read a procfs file; one read gives all but the longest of them."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(fd, 4096)
+        while whole and (more := os.read(fd, 65536)):
+            text += more
+        return text
+    finally:
+        os.close(fd)

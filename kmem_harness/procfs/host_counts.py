@@ -1,0 +1,31 @@
+"""Read what the host counts for all: System V identifiers, dentries of missing names."""
+
+from __future__ import annotations
+
+import ctypes
+
+from kmem_harness.procfs.libc import libc
+from kmem_harness.procfs.processes import read_file
+
+__all__ = ["count_system_v", "nr_negative_dentries"]
+
+# include/uapi/linux/{sem,msg,shm}.h: commands that say, among others, how many there are.
+_SEM_INFO, _MSG_INFO, _SHM_INFO = 19, 12, 14
+_SEM_USED, _MSG_USED, _SHM_USED = 7, 0, 0  # the int of the answer that does
+
+
+def count_system_v() -> dict[str, int]:
+    """Count those of our own IPC namespace, which local boxes share. Shape: by kind; 0 for none."""
+    answer = (ctypes.c_int * 32)()
+    asked = {
+        "sysv-sem": (libc().semctl(0, 0, _SEM_INFO, ctypes.byref(answer)), answer[_SEM_USED]),
+        "sysv-msg": (libc().msgctl(0, _MSG_INFO, ctypes.byref(answer)), answer[_MSG_USED]),
+        "sysv-shm": (libc().shmctl(0, _SHM_INFO, ctypes.byref(answer)), answer[_SHM_USED]),
+    }
+    return {kind: used if outcome >= 0 else 0 for kind, (outcome, used) in asked.items()}
+
+
+def nr_negative_dentries() -> int:
+    """Count the dentries that say a name does not exist; 0 before Linux 5.0, which does not tell."""
+    fields = read_file("/proc/sys/fs/dentry-state").split()
+    return int(fields[4])

@@ -1,0 +1,167 @@
+"""Look at the address spaces of a box: mappings, page tables, tables of descriptors.
+
+Knows /proc/PID/maps and status; knows no prices. What a process had is remembered as long as its
+faults and size say that it has not changed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from kmem_harness.procfs.descriptors import memfd_devices
+from kmem_harness.procfs.processes import read_file, stat_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["AddressSpaces", "Size", "Sum", "size_of", "table_of"]
+
+_PAGE_KB = 4
+_TABLE_STEP = 256
+#: Of a mapping: where it starts, its device and inode, and the name if it is a memfd's.
+_MAPPED_FILE = re.compile(rb"^([0-9a-f]+)-\S+ \S+ \S+ (\S+) ([1-9]\d*) +(/memfd:)?", re.MULTILINE)
+_PTE = re.compile(rb"^VmPTE:\s+(\d+) kB", re.MULTILINE)
+_TGID = re.compile(rb"^Tgid:\s+(\d+)", re.MULTILINE)
+_FDSIZE = re.compile(rb"^FDSize:\s+(\d+)", re.MULTILINE)
+
+
+class Size(NamedTuple):
+    """What one address space holds.
+
+    ``files``: mapped files that may be open nowhere else, as (start, device, inode);
+    ``memfds`` likewise, by inode.
+    """
+
+    mappings: int = 0
+    page_tables: int = 0
+    files: frozenset[tuple[bytes, ...]] = frozenset()
+    memfds: frozenset[str] = frozenset()
+
+
+class Sum:
+    """What all address spaces of a box hold, beyond what each task's price includes."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.forked = 0
+        self.executed = 0
+        self.kinds: Counter[str] = Counter()
+        self.files: set[tuple[bytes, ...]] = set()
+        self.memfds: set[str] = set()
+        self.complete = True
+
+
+class AddressSpaces:
+    """Sum up the address spaces of a box, again and again."""
+
+    def __init__(self, included: dict[str, int]) -> None:
+        """Leave out, for each process, as many of each kind as *included* says."""
+        self._included = included
+        self._known: dict[int, tuple[tuple[int, ...], Size]] = {}
+        #: Processes whose table of descriptors has grown: it never shrinks, whatever is closed.
+        self.grown: set[int] = set()
+
+    def sum(self, pids: Iterable[int]) -> Sum:
+        """Look at *pids*; a process that shares its parent's memory counts like any other."""
+        total = Sum()
+        known: dict[int, tuple[tuple[int, ...], Size]] = {}
+        for pid in pids:
+            stat = stat_of(pid)
+            if stat is None:
+                continue
+            if stat.forked:
+                total.forked += 1
+            else:
+                total.executed += 1
+            before = self._known.get(pid)
+            if before is not None and before[0] == stat.same_memory:
+                size = before[1]
+            else:
+                try:
+                    size = size_of(pid)
+                except (FileNotFoundError, ProcessLookupError):
+                    continue
+                except OSError:
+                    total.complete = False
+                    continue
+            known[pid] = (stat.same_memory, size)
+            total.files |= size.files
+            total.memfds |= size.memfds
+            for kind, nr in self.excess(size).items():
+                total.kinds[kind] += nr
+        self._known = known
+        for pid in list(self.grown):
+            units = _table_units(pid)
+            if units:
+                total.kinds["descriptor-table"] += units - self._included.get("descriptor-table", 0)
+            else:
+                self.grown.discard(pid)
+        return total
+
+    def excess(self, size: Size) -> dict[str, int]:
+        """Give what *size* has of each kind beyond what a task's price includes."""
+        held = {"vma": size.mappings, "page-table": size.page_tables}
+        return {
+            kind: max(nr - self._included[kind], 0)
+            for kind, nr in held.items()
+            if kind in self._included
+        }
+
+    def excess_of(self, pid: int) -> dict[str, int]:
+        """Look at one process: what its child will have, too."""
+        try:
+            return self.excess(size_of(pid))
+        except OSError:
+            return {}
+
+
+def size_of(pid: int) -> Size:
+    """Look at one address space. Raises: OSError if it is gone or not ours to look at."""
+    maps = read_file(f"/proc/{pid}/maps")
+    status = read_file(f"/proc/{pid}/status")
+    entries = _PTE.search(status)
+    files = set()
+    memfds = set()
+    for start, device, inode, memfd in _MAPPED_FILE.findall(maps):
+        number = os.makedev(*(int(part, 16) for part in device.split(b":"))) if memfd else 0
+        if number in memfd_devices():
+            memfds.add(f"memfd:{number}:{inode.decode('ascii')}")
+        else:
+            files.add((start, device, inode))
+    return Size(
+        mappings=maps.count(b"\n"),
+        # The top level is not part of the figure.
+        page_tables=int(entries[1]) // _PAGE_KB + 1 if entries else 0,
+        files=frozenset(files),
+        memfds=frozenset(memfds),
+    )
+
+
+def table_of(tid: int, wanted: int) -> tuple[int, int]:
+    """Say what table *tid* would get to hold descriptor *wanted*, and whose it is.
+
+    Shape: (units of 256, pid); 0 units if the table does hold it, or the task is gone.
+    Source: fs/file.c alloc_fdtable (v5.10): the next power of two, in units of 128.
+    """
+    try:
+        status = read_file(f"/proc/{tid}/status")
+    except OSError:
+        return 0, 0
+    has, tgid = _FDSIZE.search(status), _TGID.search(status)
+    if has is None or tgid is None or wanted < int(has[1]):
+        return 0, 0
+    size = 128
+    while size <= wanted:
+        size *= 2
+    return -(-size // _TABLE_STEP), int(tgid[1])
+
+
+def _table_units(pid: int) -> int:
+    try:
+        has = _FDSIZE.search(read_file(f"/proc/{pid}/status"))
+    except OSError:
+        return 0
+    return -(-int(has[1]) // _TABLE_STEP) if has else 0

@@ -209,6 +209,10 @@ def summary(report: dict[str, Any]) -> str:
         )
     elif report["mode"] in ("enforce", "inject"):
         parts.append("nothing refused")
+    if report.get("interrupted"):
+        parts.append(
+            f"{report['interrupted']} calls ended before they were seen, by a signal or with their caller"
+        )
     parts += [_rule_summary(rule) for rule in report.get("faults", {}).get("rules", ())]
     return "; ".join(parts)
 

@@ -40,7 +40,7 @@ IN_VAIN = 2
 _READABLE = 1  # POLLIN
 _TRIPLE = 3
 _AT_FIRST = 8
-_NR_FIGURES = 5
+_NR_FIGURES = 6
 
 
 class _Counter(ctypes.Structure):
@@ -91,6 +91,8 @@ class Account(ctypes.Structure):
         ("rests_until", ctypes.c_int64),
         ("nr_counters", ctypes.c_uint32),
         ("kmem", ctypes.c_uint32),
+        ("vanished", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
         ("counters", ctypes.c_uint16 * DEPTH),
         ("prices", ctypes.c_uint8 * NUMBERS),
         ("charges", _Charge * (CHARGES + FORKS)),
@@ -127,6 +129,7 @@ class _Shared(ctypes.Structure):
         ("nr_charged", ctypes.c_uint32),
         ("last_fd", ctypes.c_int32),
         ("nr_waiting", ctypes.c_uint32),
+        ("nr_vanished", ctypes.c_uint32),
         ("changes", ctypes.c_int32 * (_TRIPLE * _CHANGES)),
         ("touched", ctypes.c_int32 * (_TRIPLE * _TOUCHED)),
         ("slots", ctypes.c_uint16 * _TOUCHED),
@@ -267,7 +270,7 @@ class FastPath:
         return NOTIFICATION.unpack_from(self._arrays["handed"], at * NOTIFICATION.size)
 
     def figures(self) -> list[int]:
-        """Give the numbers of changes, threads and counters, who was answered last, who waited."""
+        """Give the numbers of changes, threads and counters, who was answered last, who waited, how many left."""
         return self._figures.tolist()
 
     def decide(self, account: int, notification: bytes) -> int:

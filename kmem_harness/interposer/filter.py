@@ -50,7 +50,7 @@ _OFFER = struct.Struct("=IIII")
 
 
 class Condition(NamedTuple):
-    """Narrow a rule by argument number *arg*: a bit of *mask* is set, or it equals *equal*.
+    """Narrow a rule by argument number *arg*: a bit of *mask* is set, or it is one of *equal*.
 
     With *unset*, no bit of *mask* is set.
 
@@ -59,14 +59,14 @@ class Condition(NamedTuple):
 
     arg: int
     mask: int = 0
-    equal: int | None = None
+    equal: tuple[int, ...] = ()
     unset: bool = False
 
     def holds(self, word: int) -> bool:
         """Say what the filter would, for an argument's value *word*."""
         word &= _LOW_WORD
-        if self.equal is not None:
-            return word == self.equal & _LOW_WORD
+        if self.equal:
+            return word in {one & _LOW_WORD for one in self.equal}
         return bool(word & self.mask) != self.unset
 
 
@@ -112,16 +112,21 @@ class FilterPlan(NamedTuple):
         condition = self.only_if.get(name)
         if condition is None:
             return [_ins(_JUMP_EQUAL, number, jump_false=1), _ins(_RETURN, action)]
-        if condition.equal is not None:
-            test = _ins(_JUMP_EQUAL, condition.equal & _LOW_WORD, jump_false=1)
+        *others, last = condition.equal or (None,)
+        if last is not None:
+            tests = [
+                _ins(_JUMP_EQUAL, one & _LOW_WORD, jump_true=len(others) - at)
+                for at, one in enumerate(others)
+            ]
+            tests.append(_ins(_JUMP_EQUAL, last & _LOW_WORD, jump_false=1))
         elif condition.unset:
-            test = _ins(_JUMP_IF_SET, condition.mask, jump_true=1)
+            tests = [_ins(_JUMP_IF_SET, condition.mask, jump_true=1)]
         else:
-            test = _ins(_JUMP_IF_SET, condition.mask, jump_false=1)
+            tests = [_ins(_JUMP_IF_SET, condition.mask, jump_false=1)]
         return [
-            _ins(_JUMP_EQUAL, number, jump_false=4),
+            _ins(_JUMP_EQUAL, number, jump_false=3 + len(tests)),
             _ins(_LOAD_WORD, _OFFSET_ARGS + 8 * condition.arg),
-            test,
+            *tests,
             _ins(_RETURN, action),
             # A number has one rule, so a call whose argument did not match is done with.
             _ins(_RETURN, _RET_ALLOW),

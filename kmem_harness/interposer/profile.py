@@ -94,7 +94,12 @@ def _left_to_default(groups: list[dict[str, Any]], plan: FilterPlan) -> list[str
 def _notify(group: dict[str, Any], names: list[str], plan: FilterPlan) -> list[dict[str, Any]]:
     """Notify the calls *names* that *group* allows, each under the plan's own condition, too."""
     rules = []
-    unconditional = [name for name in names if name not in plan.only_if or group.get("args")]
+    # "None of these numbers" cannot be said: then all calls are notified.
+    unconditional = [
+        name
+        for name in names
+        if name not in plan.only_if or group.get("args") or len(plan.only_if[name].equal) > 1
+    ]
     if unconditional:
         rules.append({**group, "names": unconditional, "action": _NOTIFY})
     for name in names:
@@ -113,12 +118,12 @@ def _arguments(condition: Condition) -> list[tuple[str, dict[str, Any]]]:
     is "not this number"; of an argument, only the low 32 bits are looked at.
     """
     bits = [1 << bit for bit in range(32)]
-    if condition.equal is None:
+    if not condition.equal:
         if_set, if_not = (_ALLOW, _NOTIFY) if condition.unset else (_NOTIFY, _ALLOW)
         tests = [(if_set, bit, bit) for bit in bits if bit & condition.mask]
         tests.append((if_not, condition.mask, 0))
     else:
-        equal = condition.equal & 0xFFFFFFFF
+        (equal,) = (one & 0xFFFFFFFF for one in condition.equal)
         tests = [(_NOTIFY, 0xFFFFFFFF, equal)]
         tests += [(_ALLOW, bit, bit & ~equal) for bit in bits]
     return [

@@ -60,7 +60,7 @@ def program(architecture: Architecture) -> bytes:
         deny={"io_uring_setup": errno.ENOSYS, "kill": errno.EPERM},
         only_if={
             "openat": Condition(arg=2, mask=0x40),
-            "kill": Condition(arg=0, equal=-1),
+            "kill": Condition(arg=0, equal=(-1,)),
             "mmap": Condition(arg=3, mask=0x10, unset=True),
         },
     )

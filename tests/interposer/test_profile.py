@@ -86,7 +86,7 @@ def test_listening_when_bits_must_be_unset_then_each_of_them_allows():
 
 
 def test_listening_when_a_call_is_trapped_for_one_value_then_every_other_is_allowed():
-    profile = listening(ALLOW_ALL, plan(fcntl=Condition(arg=1, equal=5)), PATH, [])
+    profile = listening(ALLOW_ALL, plan(fcntl=Condition(arg=1, equal=(5,))), PATH, [])
     found = [(rule["action"], *rule["args"]) for rule in rules(profile, "fcntl")]
     notified = [argument for action, argument in found if action == NOTIFY]
     assert notified == [

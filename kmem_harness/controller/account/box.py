@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kmem_harness.controller.account.books import Charge, Kind
     from kmem_harness.controller.account.recording import RecordingFile
     from kmem_harness.controller.admission.fault_rules import Injection
+    from kmem_harness.controller.admission.restarts import Restarts
     from kmem_harness.controller.audit.audit import Audit
     from kmem_harness.controller.audit.names import NamePart
     from kmem_harness.controller.audit.spaces import SpacePart
@@ -115,6 +116,12 @@ class Box:
         self.recording: RecordingFile | None = None
         #: What fails calls on purpose, ``None`` without fault rules.
         self.faults: Injection | None = None
+        #: Who answers calls that are never charged, by number: given their listener and notification.
+        self.asked: dict[int, Callable[[Listener, tuple[int, ...]], None]] = {}
+        #: Calls that were over before we saw them: a signal ended them, or their caller.
+        self.vanished = 0
+        #: Keeps signals from failing calls of its tasks, while it runs under a filter.
+        self.restarts: Restarts | None = None
         self.init_pid = 0
         self.watched = False
         self.ending = False
@@ -310,6 +317,8 @@ class Box:
         if self.audit is not None:
             looks, seconds = looks + self.audit.count, seconds + self.audit.seconds
             doubts = self.audit.doubts()
+        if self.restarts is not None:
+            doubts = [*doubts, *self.restarts.doubts()]
         return {
             "mode": self._mode(),
             "kinds": {
@@ -323,12 +332,19 @@ class Box:
                 "cards": self.cards,
             },
             "notifications": self.notifications,
+            "interrupted": self.interrupted,
             "census": {"count": looks, "seconds": round(seconds, 6)},
             "partial": [*dict.fromkeys([*self._doubts, *doubts])],
             "events_lost": self.events.lost if self.events else 0,
             "timeline": self.timeline.report(self.kinds),
             **({} if self.faults is None else {"faults": self.faults.report()}),
         }
+
+    @property
+    def interrupted(self) -> int:
+        """Count the calls that ended before we saw them, and that nobody made start over."""
+        restarted = 0 if self.restarts is None else self.restarts.restarted
+        return max(self.vanished - restarted, 0)
 
     def survey(self) -> dict[str, Any]:
         """Say shortly how the box is doing, for whoever looks at all of them."""
@@ -372,6 +388,9 @@ class Box:
                 with suppress(OSError):
                     held.close()
         self.end_audit()
+        if self.restarts is not None:
+            self.restarts.close()
+        self.asked = {}
         self.listeners.clear()
         self.events = self.recording = None
         self.prices = Prices()  # some tell the box of what they see: it would never be let go

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from kmem_harness.controller.admission.restarts import WATCHED
 from kmem_harness.interposer.filter import Condition, FilterPlan
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _ALWAYS_DENIED = dict.fromkeys(
 _DENIED_WITHOUT_NAMESPACE = dict.fromkeys(
     ("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kill"), errno.EPERM
 )
-_ONLY_IF = {"kill": Condition(arg=0, equal=-1)}  # kill(-1): everyone we may signal
+_ONLY_IF = {"kill": Condition(arg=0, equal=(-1,))}  # kill(-1): everyone we may signal
 
 
 def plan_filter(box: Box, architecture: Architecture, isolation: str) -> FilterPlan:
@@ -36,10 +37,10 @@ def plan_filter(box: Box, architecture: Architecture, isolation: str) -> FilterP
         # on older kernels, libraries use clone.
         deny["clone3"] = errno.ENOSYS
     injected: frozenset[str] = frozenset() if faults is None else faults.names()
-    narrowed = _ONLY_IF | box.prices.only_if
+    narrowed = _ONLY_IF | WATCHED | box.prices.only_if
     return FilterPlan(
         architecture=architecture,
-        trap=(box.prices.names | injected) - deny.keys(),
+        trap=(box.prices.names | injected | WATCHED.keys()) - deny.keys(),
         deny=deny,
         # A rule counts every call of a name, whatever narrows what is charged.
         only_if={name: one for name, one in narrowed.items() if name not in injected},

@@ -98,7 +98,7 @@ class Gate:
         notification_id, tid, _, number = notification[:4]
         # A thread is in one call at a time: whatever it was allowed before is over.
         box.tickets.pop(tid, None)
-        if (box.ending or box.faults is not None) and _is_answered(
+        if (box.ending or box.faults is not None or number in box.asked) and _is_answered(
             box, listener, notification, judged=judged
         ):
             return
@@ -325,12 +325,21 @@ class Gate:
 def _is_answered(
     box: Box, listener: Listener, notification: tuple[int, ...], *, judged: bool
 ) -> bool:
-    """Answer what is not to be priced: a call of a box that ends, and what fault rules decide."""
+    """Answer what is not to be priced.
+
+    That is a call of a box that ends, what fault rules decide, and what others are asked about.
+    """
     if box.ending:
         # Teardown: nothing new may be made. Not a refusal, for no limit was met.
         listener.deny(notification[0], ENOMEM)
         return True
-    return box.faults is not None and box.faults.answers(box, listener, notification, judged=judged)
+    if box.faults is not None and box.faults.answers(box, listener, notification, judged=judged):
+        return True
+    ask = box.asked.get(notification[3])
+    if ask is None:
+        return False
+    ask(listener, notification)
+    return True
 
 
 def _all_over(box: Box, nbytes: int) -> list[ResourceCounter]:

@@ -168,7 +168,9 @@ class Leases:
             words[copy.at] = copy.counter.usage
             words[copy.at + 1] = copy.counter.max_usage
         left = path.wait(nanoseconds, glances=glances)
-        nr_changes, nr_touched, nr_charged, self.last_fd, self.nr_waiting = path.figures()
+        nr_changes, nr_touched, nr_charged, self.last_fd, self.nr_waiting, vanished = path.figures()
+        if vanished:
+            self._note_vanished()
         if nr_changes:
             self._enter(nr_changes, nr_touched, nr_charged)
         ready = []
@@ -200,6 +202,13 @@ class Leases:
                 account.box.tickets.pop(tid, None)
             else:
                 account.box.tickets[tid] = charge
+
+    def _note_vanished(self) -> None:
+        """Count in each box the calls that were over before they were received."""
+        for number, account in self._accounts.items():
+            there = self._path.account(number)
+            account.box.vanished += there.vanished
+            there.vanished = 0
 
     # -- for boxes -------------------------------------------------------------------------
 

@@ -212,4 +212,4 @@ def _condition(test: Argument) -> Condition:
         return Condition(arg=test.number, mask=test.mask)
     if not test.value:
         return Condition(arg=test.number, mask=test.mask, unset=True)
-    return Condition(arg=test.number, equal=test.value)
+    return Condition(arg=test.number, equal=(test.value,))

@@ -17,6 +17,7 @@ from kmem_harness.controller.account.recording import RecordingFile
 from kmem_harness.controller.admission.filter_plan import plan_filter
 from kmem_harness.controller.admission.gate import Gate
 from kmem_harness.controller.admission.prices import make_prices, read_kinds
+from kmem_harness.controller.admission.restarts import Restarts, numbers_that_start_over
 from kmem_harness.controller.audit.begin import begin_audit
 from kmem_harness.controller.audit.rounds import Rounds
 from kmem_harness.controller.lifecycle.container import Running
@@ -155,6 +156,12 @@ class Boxes:
             if box.faults is not None:
                 box.faults.narrow(box.prices.only_if)
             plan = plan_filter(box, self._architecture, running.isolation)
+            box.restarts = Restarts(
+                self._loop,
+                box,
+                self._architecture,
+                numbers_that_start_over(plan.trap, self._architecture),
+            )
             running.plan = plan if lasting else None  # nobody asks for it once more
             path = os.path.join(self._directory, f"{name}/shim.sock" if lasting else f"{name}.sock")
             running.handshake = Handshake(
@@ -323,7 +330,9 @@ class Boxes:
             return  # it will be there again afterwards
         if events & READABLE:
             notification = listener.receive()
-            if notification is not None:
+            if notification is None:
+                running.box.vanished += 1
+            else:
                 self._serve(running.box, listener, notification)
         elif events & HANGUP:
             self._last_task_gone(running, listener)
@@ -344,7 +353,7 @@ class Boxes:
             return
         if self._gate.parked:
             self._rounds.keep_ticking()
-        if self._leases is not None:
+        if self._leases is not None and notification[3] not in box.asked:
             self._leases.lend(box, notification)
 
     def _give_up(self, box: Box, error: Exception) -> None:
@@ -384,6 +393,8 @@ class Boxes:
 
     def _let_go(self, box: Box, listener: Listener) -> None:
         self._gate.forget(listener)
+        if box.restarts is not None:
+            box.restarts.forget(listener)
         self._loop.forget(listener.fd)
         box.listeners.remove(listener)
         listener.close()

@@ -79,6 +79,8 @@ struct account {
 	int64_t rests_until;	/* nanoseconds until which any is */
 	uint32_t nr_counters;
 	uint32_t kmem;		/* which of counters is the box's own */
+	uint32_t vanished;	/* calls that were over before they were received */
+	uint32_t unused;
 	uint16_t counters[DEPTH];
 	uint8_t prices[NUMBERS];	/* the first charge that is tried; 0: not for us */
 	struct charge charges[CHARGES + FORKS];
@@ -122,6 +124,7 @@ struct fast_path {
 	uint32_t nr_charged;
 	int32_t last_fd;	/* the listener answered last; -1: none was */
 	uint32_t nr_waiting;	/* listeners that had calls when it was last looked */
+	uint32_t nr_vanished;	/* calls that were over before they were received */
 	struct change changes[CHANGES];
 	struct touch touched[TOUCHED];
 	uint16_t slots[TOUCHED];	/* 1 + which of touched; 0: free */
@@ -298,8 +301,13 @@ static int32_t serve(struct fast_path *path, int fd, int32_t number, struct secc
 	int32_t charge;
 
 	*call = (struct seccomp_notif){0};	/* the kernel wants it so */
-	if (ioctl(fd, SECCOMP_IOCTL_NOTIF_RECV, call) < 0)
-		return errno == ENOENT || errno == EINTR ? ANSWERED : LEFT;	/* its caller is gone */
+	if (ioctl(fd, SECCOMP_IOCTL_NOTIF_RECV, call) < 0) {
+		if (errno != ENOENT)
+			return errno == EINTR ? ANSWERED : LEFT;
+		path->accounts[number].vanished++;
+		path->nr_vanished++;
+		return ANSWERED;
+	}
 	charge = kmem_decide(path, number, call);
 	if (charge < 0)
 		return charge == LEFT ? HANDED : IN_VAIN;
@@ -367,6 +375,7 @@ int32_t kmem_wait(struct fast_path *path, int64_t patience, uint32_t glances)
 	begin(path);
 	path->glances = glances;
 	path->nr_waiting = 0;
+	path->nr_vanished = 0;
 	path->last_fd = -1;
 	for (round = 0; round < rounds && nr == 0; round++) {
 		int64_t left = patience < 0 ? patience : until - now();

@@ -52,6 +52,7 @@ REPORT = {
     "kinds": {"task": KIND, "thread": KIND},
     "refusals": {"total": int, "first": CARD, "cards": list},
     "notifications": int,
+    "interrupted": int,
     # Beyond the promise:
     "isolation": str,
     "census": {"count": int, "seconds": float},

@@ -338,6 +338,7 @@ def _is_answered(
     ask = box.asked.get(notification[3])
     if ask is None:
         return False
+    box.notifications -= 1  # it is seen for our own sake, and makes nothing
     ask(listener, notification)
     return True
 

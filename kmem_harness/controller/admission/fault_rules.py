@@ -105,6 +105,8 @@ class Injection:
                 "others": others_alive(box.init_pid, self.target),
             }
         narrowed = self._narrowed.get(number)
+        if number in box.asked:
+            return False
         if box.prices.covers(number) and (
             narrowed is None or narrowed.holds(notification[6 + narrowed.arg])
         ):

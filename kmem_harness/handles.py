@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.core.limit_text import PAGE
 from kmem_harness.core.sizes import UNLIMITED, parse_size
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ __all__ = ["TRACK_ONLY", "Counter", "MemcgHandle", "limit_text", "make_memcg", "
 
 #: The largest limit all profiles take as one: it makes a memcg account without binding it (K24).
 TRACK_ONLY = "9223372036854771712"
-_PAGE = 4096
 
 
 class Counter:
@@ -142,9 +142,9 @@ def limit_text(size: str | int | None) -> str:
     nbytes = size if isinstance(size, int) else parse_size(str(size))
     if nbytes == UNLIMITED:
         return "-1"
-    if nbytes < _PAGE:
+    if nbytes < PAGE:
         message = (
-            f"limit {size!r} is below one page ({_PAGE} bytes): every allocation would be refused; "
+            f"limit {size!r} is below one page ({PAGE} bytes): every allocation would be refused; "
             "give a larger limit, 'max' for none, or observe mode to refuse nothing"
         )
         raise ConfigurationError(message)

@@ -33,10 +33,12 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _PR_SET_PDEATHSIG = 1
 _PRIVATE_ANONYMOUS_NORESERVE = 0x4022
 _MADV_NOHUGEPAGE = 15
-_HUGE = 2 << 20
-_RESERVED = 8 << 30
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+#: What one page of page table maps, with entries of 8 bytes: 2 MiB if pages have 4 KiB.
+_REACH = _PAGE // 8 * _PAGE
+#: Room for as many tables as are made at most.
+_RESERVED = 4096 * _REACH
 _CLOEXEC = 0o2000000
-_PAGE = 4096
 _IN_MODIFY = 2
 _STACK = 65536
 _WATCHED = 6000
@@ -129,7 +131,7 @@ def _mapped(nr: int) -> None:
 
 def _touched(nr: int) -> None:
     """Fill a page table: one byte in each stretch that has one of its own."""
-    ctypes.memset(_prepared + nr * _HUGE, 1, 1)
+    ctypes.memset(_prepared + nr * _REACH, 1, 1)
 
 
 def _grown(nr: int) -> None:
@@ -223,7 +225,7 @@ def _prepare(workload: str) -> Any:
     if workload == "page-table":
         start = _libc.mmap(None, _RESERVED, 3, _PRIVATE_ANONYMOUS_NORESERVE, -1, 0)
         _checked(_libc.madvise(start, _RESERVED, _MADV_NOHUGEPAGE))
-        return start + (-start) % _HUGE
+        return start + (-start) % _REACH
     return None
 
 

@@ -14,6 +14,7 @@ from kmem_harness.core.errors import kernel_error
 
 __all__ = ["PAGE", "IntegerSyntax", "LimitSyntax"]
 
+#: Of the kernels that are emulated, whose figures are those of x86; this host may have another.
 PAGE = 4096
 _WRAP = 1 << 64
 _BLANKS = " \t\n\v\f\r"

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kmem_harness.core.limit_text import PAGE
+
 if TYPE_CHECKING:
     from kmem_harness.core.memcg import Memcg
 
 __all__ = ["BATCH", "Stock"]
 
-BATCH = 32 * 4096
+BATCH = 32 * PAGE
 
 
 class Stock:

@@ -10,6 +10,7 @@ from subprocess import DEVNULL
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.core.limit_text import PAGE
 from kmem_harness.core.sizes import format_size
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Smallest", "smallest_limit"]
 
-_PAGE = 4096
 _TIMEOUT_SECONDS = 60.0
 _SHOWN = 5
 
@@ -74,7 +74,7 @@ def smallest_limit(
         tell(f"{format_size(limit):>8}: {outcome.ended}")
         return outcome
 
-    low, high = _pages(low) * _PAGE, _pages(high) * _PAGE
+    low, high = _pages(low) * PAGE, _pages(high) * PAGE
     at_high = tried(high)
     if not at_high.passed:
         refused = f"; refused: {at_high.refused[0]}" if at_high.refused else ""
@@ -86,8 +86,8 @@ def smallest_limit(
     if failed.passed:
         return Smallest(low, failed.ended, runs, None, "", ())
     fails, passes, passed = low, high, at_high
-    while passes - fails > _PAGE:
-        middle = _pages((fails + passes) // 2) * _PAGE
+    while passes - fails > PAGE:
+        middle = _pages((fails + passes) // 2) * PAGE
         outcome = tried(middle)
         if outcome.passed:
             passes, passed = middle, outcome
@@ -97,7 +97,7 @@ def smallest_limit(
 
 
 def _pages(nbytes: int) -> int:
-    return max(nbytes // _PAGE, 1)
+    return max(nbytes // PAGE, 1)
 
 
 def _try(

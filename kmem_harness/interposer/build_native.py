@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,17 +25,21 @@ from hatchling.builders.config import BuilderConfig
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
     "MACHINES",
+    "OLDEST_PYTHON",
     "PROGRAMS",
     "ZIGLANG",
     "NativeBuildError",
     "NativeBuildHook",
+    "build_library",
+    "build_program",
     "build_programs",
     "find_compiler",
     "machine_of",
+    "tell_user",
     "ziglang_compiler",
 ]
 
@@ -53,15 +58,15 @@ ZIGLANG = "ziglang>=0.13,<0.18"
 
 # No -Werror here: a compiler we have not met may warn of something new, and a user who installs the
 # package cannot mend that. `nox -s shim` adds it, so that no warning of a known compiler gets in.
-_COMMON = ["-std=gnu11", "-O2", "-s"]
-_STATIC = [*_COMMON, "-static"]
+_COMMON = ["-std=gnu11", "-O2"]
+_STATIC = ["-s", "-static"]
 # Linked against no C library, so that it is at home with any: it finds that of its process. Hence no
 # symbol of one of them alone, as the checks that some compilers put in would be.
-_SHARED = [
-    *_COMMON,
-    *("-shared", "-fPIC", "-nostdlib", "-fno-stack-protector", "-U_FORTIFY_SOURCE"),
+_POSITION_INDEPENDENT = [
+    *("-fPIC", "-fno-stack-protector", "-U_FORTIFY_SOURCE"),
     *("-fno-sanitize=all",),  # zig's own default
 ]
+_SHARED = ["-s", "-shared", "-nostdlib"]
 _WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion"]
 
 # Needs what the programs need: the static libc and the kernel's headers.
@@ -69,8 +74,11 @@ _PROBE = (
     "#include <linux/seccomp.h>\n#include <unistd.h>\nint main(void) { return close(-1) == 0; }\n"
 )
 
-# The first run of zig builds its libc: a minute on two idle cores, more than ten on busy ones.
+# The first run of zig builds its libc: half a minute on two idle cores, more than ten on busy ones.
 _COMPILE_SECONDS = 3600
+
+# pyproject.toml's requires-python, which pip looks at only when all is built.
+OLDEST_PYTHON = (3, 10)
 
 _REMEDY = (
     "install a C compiler with its static libc (Debian, Ubuntu: apt-get install gcc libc6-dev), "
@@ -80,6 +88,10 @@ _REMEDY = (
 
 class NativeBuildError(RuntimeError):
     """A native program cannot be built; the message says why and what to do."""
+
+
+def _say_nothing(_progress: str) -> None:
+    pass
 
 
 def machine_of(program: Path) -> str:
@@ -132,44 +144,89 @@ def ziglang_compiler(machine: str) -> list[str]:
 
 
 def build_programs(
-    sources: Path, into: Path, machine: str | None = None, extra_flags: Sequence[str] = ()
+    sources: Path,
+    into: Path,
+    machine: str | None = None,
+    extra_flags: Sequence[str] = (),
+    report: Callable[[str], None] = _say_nothing,
 ) -> tuple[str, str]:
     """Build every program of *sources* in the directory *into*, each appearing whole or not at all.
 
+    Where it takes its time, *report* is given a sentence for each step.
     Shape: the machine they are for, and the command that compiled them.
     Raises: NativeBuildError if there is no compiler, or one of the sources does not compile.
     """
     compiler = find_compiler(machine)
     zig_caches: tuple[str, ...] = ()
-    if compiler is None:
+    if compiler is not None:
+        report = _say_nothing  # it takes a second
+    else:
         if find_spec("ziglang") is None:
             message = f"no compiler links a static program for {machine or 'Linux'}: {_REMEDY}"
             raise NativeBuildError(message)
         compiler = ziglang_compiler(machine or platform.machine())
+        report(
+            "no C compiler with a static libc is here, so the ziglang package compiles three small "
+            "programs; it builds its own libc first, which takes about a minute"
+        )
         # Zig keeps the libc it builds, 80 MB, under a key that holds zig's own path. That is another
         # one in each isolated build, so the usual cache, in the user's home, would grow and not serve.
         zig_caches = ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")
     into.mkdir(parents=True, exist_ok=True)
-    made = set()
     with (
         tempfile.TemporaryDirectory(dir=into, prefix=".building-") as scratch,
         tempfile.TemporaryDirectory(prefix="kmem-harness-zig-") as zig_cache,
     ):
         environment = dict.fromkeys(zig_caches, zig_cache)
-        unfinished = []
-        for flags, names in ((_STATIC, PROGRAMS), (_SHARED, LIBRARIES)):
-            for source, name in names.items():
-                program = Path(scratch, name)
-                arguments = [*flags, *_WARNINGS, *extra_flags, str(sources / source)]
-                _compile(compiler, arguments, program, environment)
-                made.add(machine_of(program))
-                program.chmod(0o755)
-                unfinished.append(program)
+        command = [*compiler, *_COMMON, *_WARNINGS, *extra_flags]
+        made = []
+        for sources_to_names, build in ((PROGRAMS, build_program), (LIBRARIES, build_library)):
+            for source, name in sources_to_names.items():
+                made.append(Path(scratch, name))
+                build(command, sources / source, made[-1], environment)
+                report(f"{name} is compiled")
+        (machine,) = {machine_of(program) for program in made}
         # Renamed, not overwritten: a program that is running cannot be written to.
-        for program in unfinished:
+        for program in made:
+            program.chmod(0o755)
             program.replace(into / program.name)
-    (machine,) = made
     return machine, shlex.join(compiler)
+
+
+def build_program(
+    compiler: list[str], source: Path, program: Path, environment: Mapping[str, str] | None = None
+) -> None:
+    """Compile one static program.
+
+    Raises: NativeBuildError if it does not compile.
+    """
+    _run_compiler([*compiler, *_STATIC, str(source), "-o", str(program)], environment)
+
+
+def build_library(
+    compiler: list[str], source: Path, library: Path, environment: Mapping[str, str] | None = None
+) -> None:
+    """Compile one library that is linked against nothing.
+
+    Raises: NativeBuildError if it does not compile.
+    """
+    # Not in one step: a zig that is told to link no C library finds none of its headers.
+    halfway = library.with_suffix(".o")
+    compiling = [*_POSITION_INDEPENDENT, "-c", str(source), "-o", str(halfway)]
+    _run_compiler([*compiler, *compiling], environment)
+    _run_compiler([*compiler, *_SHARED, str(halfway), "-o", str(library)], environment)
+
+
+def tell_user(progress: str) -> None:
+    """Tell whoever waits, past pip, which keeps to itself what a build says until it has failed."""
+    line = f"kmem-harness: {progress}\n"
+    sys.stderr.write(line)
+    if sys.stderr.isatty():
+        return
+    # A terminal may stop a job in the background that writes to it.
+    with suppress(OSError), open("/dev/tty", "w", encoding="utf-8") as terminal:
+        if os.tcgetpgrp(terminal.fileno()) == os.getpgrp():
+            terminal.write("\n" + line)
 
 
 class NativeBuildHook(BuildHookInterface[BuilderConfig]):
@@ -177,6 +234,12 @@ class NativeBuildHook(BuildHookInterface[BuilderConfig]):
 
     def dependencies(self) -> list[str]:
         """Ask for ziglang only where no system compiler will do: it is a download of 100 MB."""
+        if sys.version_info < OLDEST_PYTHON:
+            self.app.abort(
+                f"kmem-harness needs Python {'.'.join(map(str, OLDEST_PYTHON))} or later, and this "
+                f"is Python {platform.python_version()}: make the environment with a newer one, as "
+                "in python3.11 -m venv .venv"
+            )
         return [ZIGLANG] if sys.platform == "linux" and find_compiler() is None else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
@@ -189,7 +252,7 @@ class NativeBuildHook(BuildHookInterface[BuilderConfig]):
         room = Path(self.root, "kmem_harness", "interposer")
         try:
             if version == "editable":
-                machine, _ = build_programs(room / "native", room / "bin")
+                machine, _ = build_programs(room / "native", room / "bin", report=tell_user)
             else:
                 machine = self._build_for_wheel(room / "native", build_data)
         except (NativeBuildError, OSError) as error:
@@ -206,7 +269,7 @@ class NativeBuildHook(BuildHookInterface[BuilderConfig]):
         # The directory goes when this hook does, on failure too.
         self._scratch = tempfile.TemporaryDirectory(prefix="kmem-harness-build-")
         into = Path(self._scratch.name)
-        machine, _ = build_programs(sources, into)
+        machine, _ = build_programs(sources, into, report=tell_user)
         for name in (*PROGRAMS.values(), *LIBRARIES.values()):
             build_data["force_include"][str(into / name)] = f"kmem_harness/interposer/bin/{name}"
         return machine
@@ -218,20 +281,17 @@ def _probe(compiler: list[str]) -> str | None:
         source, program = Path(scratch, "probe.c"), Path(scratch, "probe")
         source.write_text(_PROBE, encoding="ascii")
         try:
-            _compile(compiler, [*_STATIC, str(source)], program, {})
+            build_program([*compiler, *_COMMON], source, program)
             return machine_of(program)
         except (NativeBuildError, OSError):
             return None
 
 
-def _compile(
-    compiler: list[str], arguments: list[str], program: Path, environment: Mapping[str, str]
-) -> None:
-    command = [*compiler, *arguments, "-o", str(program)]
+def _run_compiler(command: list[str], environment: Mapping[str, str] | None) -> None:
     try:
         outcome = subprocess.run(
             command,
-            env={**os.environ, **environment},
+            env={**os.environ, **(environment or {})},
             capture_output=True,
             text=True,
             errors="replace",

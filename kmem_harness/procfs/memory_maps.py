@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AddressSpaces", "Size", "Sum", "size_of", "table_of"]
 
-_PAGE_KB = 4
+#: VmPTE counts whole pages of this host, 4, 16 or 64 kB.
+_PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
 _TABLE_STEP = 256
 #: Of a mapping: where it starts, its device and inode, and the name if it is a memfd's.
 _MAPPED_FILE = re.compile(rb"^([0-9a-f]+)-\S+ \S+ \S+ (\S+) ([1-9]\d*) +(/memfd:)?", re.MULTILINE)

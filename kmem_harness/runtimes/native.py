@@ -3,7 +3,7 @@
 The runtime's own way (``listenerPath`` in the seccomp profile) covers every exec without wrapping
 it, whoever asks for it, and needs nothing in the container. It takes an engine that passes the path
 on (Docker from 23 on, podman) and the whole of the profile that the container would have had.
-Before runc 1.5 it also lacks WAIT_KILLABLE_RECV: there, a signal interrupts a call that waits for
+Before runc 1.5 and Linux 5.19 it also lacks WAIT_KILLABLE_RECV: there, a signal interrupts a call that waits for
 its answer, so that programs with timers see EINTR, or start over for ever. And it binds what the
 runtime itself does on the way into a container, and an init of the engine's: under that (``init=``),
 the command is a process that was made inside, and is charged.
@@ -11,13 +11,18 @@ the command is a process that was made inside, and is charged.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
+import platform
 import re
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
+from kmem_harness.interposer.filter import FILTER_FLAGS
 from kmem_harness.interposer.profile import ALLOW_ALL, WAIT_KILLABLE
+from kmem_harness.procfs.libc import libc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,6 +35,10 @@ LISTENERS = ("auto", "shim", "native")
 _DOCKER = (23,)
 #: The first that take WAIT_KILLABLE_RECV from a profile (crun: the first it was tried with).
 _KILLABLE = {"runc": (1, 5), "crun": (1, 8)}
+#: The first kernel that does.
+_KILLABLE_KERNEL = (5, 19)
+_SECCOMP = {"x86_64": 317, "aarch64": 277}
+_SET_MODE_FILTER = 1
 #: Where distributions keep the profile that podman uses, and Docker has built in, as a file.
 _SHARED_PROFILES = ("/etc/containers/seccomp.json", "/usr/share/containers/seccomp.json")
 _OPTION = re.compile(r"seccomp[=:]")
@@ -58,7 +67,7 @@ class NativeListener:
         self.flags: list[str] = []
         for name, text in rows.items():
             for runtime, first in _KILLABLE.items():
-                if runtime in name and _number(text) >= first:
+                if runtime in name and _number(text) >= first and _kernel_takes_flags(version):
                     self.flags = [WAIT_KILLABLE]
         self._default: dict[str, Any] | None = None
 
@@ -136,6 +145,19 @@ class NativeListener:
             if fields.get("name") == "seccomp":
                 return "" if fields.get("profile", "") in _BUILT_IN else fields["profile"]
         return ""
+
+
+def _kernel_takes_flags(version: Mapping[str, Any]) -> bool:
+    """Say whether the engine's kernel keeps signals from a call that waits, by asking it.
+
+    One elsewhere is taken by its number.
+    """
+    release = version.get("KernelVersion") or platform.release()
+    if release != platform.release():
+        return _number(release) >= _KILLABLE_KERNEL
+    # Without a filter: flags are judged before it is looked for, in vain.
+    libc().syscall(_SECCOMP[platform.machine()], _SET_MODE_FILTER, FILTER_FLAGS, None)
+    return ctypes.get_errno() == errno.EFAULT
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -118,8 +118,12 @@ class Streams:
             for fd in self._ours:
                 with suppress(OSError):
                     os.close(fd)
-            with suppress(OSError):
-                attached.close()
+            # Its response first: one whose socket is closed already complains when it is collected.
+            response = getattr(attached, "_response", None)
+            for each in (response, attached):
+                with suppress(OSError):
+                    if each is not None:
+                        each.close()
 
     @staticmethod
     def _pump_in(attached: Any, source: int) -> None:

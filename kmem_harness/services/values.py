@@ -51,7 +51,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTPE]?)B?", re.ASCII)
 _SIZE_UNITS = {suffix: 1 << (10 * power) for power, suffix in enumerate(("", *"KMGTPE"))}
 _PERCENT = re.compile(r"(\d+(?:\.\d{1,2})?)%", re.ASCII)
 _HUNDRED = 100
-_PAGE = 4096
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _LARGEST_EXIT = 255
 _LARGEST = (1 << 63) - 1
 #: Names of exit statuses. Source: exit-status.c of systemd 252.

@@ -76,6 +76,13 @@ def test_memory_stat_when_read_then_gives_the_kernels_part():
     assert kernel_bytes(old) == 16_384 + 4_096 + 8 + 4 + 1_000
 
 
+def test_kernel_bytes_when_page_tables_are_told_nowhere_then_nothing_is_measured():
+    """Linux 5.10 with cgroup v2: a table without them, and an exit status of 0, were the answer."""
+    with pytest.raises(UnsupportedHostError, match="neither 'kernel' nor 'pagetables'") as caught:
+        kernel_bytes("anon 8192\nkernel_stack 16384\npercpu 8\nsock 4\nslab 1000\n")
+    assert "cgroup v1" in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     "mounts",
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import pty
 import shlex
 import shutil
 import stat
@@ -10,7 +12,9 @@ import struct
 import subprocess
 import sys
 import tarfile
+import termios
 import zipfile
+from contextlib import suppress
 from email.parser import Parser
 from pathlib import Path
 
@@ -172,6 +176,64 @@ def test_with_neither_compiler_nor_ziglang_build_names_remedy(tmp_path, monkeypa
     monkeypatch.setattr(build_native, "find_spec", lambda _: None)
     with pytest.raises(build_native.NativeBuildError, match="apt-get install gcc libc6-dev"):
         build_native.build_programs(ROOT / ROOM / "native", tmp_path)
+
+
+def test_library_when_zig_compiles_it_then_it_loads(tmp_path, monkeypatch):
+    """Told to link no C library, zig finds no errno.h either: it was the end of each such build."""
+    pytest.importorskip("ziglang", reason="ziglang is the compiler tried here")
+    for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "cache"))
+    compiler = build_native.ziglang_compiler(os.uname().machine)
+    ((source, name),) = build_native.LIBRARIES.items()
+    build_native.build_library(compiler, ROOT / ROOM / "native" / source, tmp_path / name)
+    assert ctypes.CDLL(str(tmp_path / name)).kmem_wait
+
+
+def test_build_when_python_is_too_old_then_says_so_before_it_compiles(project, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18, "final", 0))
+    monkeypatch.setattr("platform.python_version", lambda: "3.9.18")
+    with pytest.raises(SystemExit):
+        _ = WheelBuilder(str(project)).config.dependencies
+    said = "".join(capfd.readouterr())
+    assert "kmem-harness needs Python 3.10 or later, and this is Python 3.9.18" in said
+
+
+def test_oldest_python_of_the_hook_is_the_one_that_pip_is_told():
+    oldest = ".".join(map(str, build_native.OLDEST_PYTHON))
+    assert f'requires-python = ">={oldest}"' in (ROOT / "pyproject.toml").read_text()
+
+
+TAKE = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+TELL = "from kmem_harness.interposer import build_native as b; b.tell_user('half done')"
+BEHIND = "if os.fork(): sys.exit(os.wait()[1])\nos.setpgid(0, 0)\n"
+
+
+@pytest.mark.parametrize(("code", "is_shown"), [(TAKE + TELL, True), (TAKE + BEHIND + TELL, False)])
+def test_progress_when_pip_keeps_the_output_then_is_on_the_terminal(tmp_path, code, is_shown):
+    """Not if the build runs in the background: there a terminal may stop whoever writes to it."""
+    terminal, inside = pty.openpty()
+    modes = termios.tcgetattr(inside)
+    modes[3] |= termios.TOSTOP
+    termios.tcsetattr(inside, termios.TCSANOW, modes)
+    with (
+        (tmp_path / "kept").open("w") as kept,
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=inside,
+            stderr=kept,
+            cwd=ROOT,
+            start_new_session=True,
+        ) as build,
+    ):
+        assert build.wait(30) == 0
+    assert (tmp_path / "kept").read_text() == "kmem-harness: half done\n"
+    os.set_blocking(terminal, False)
+    shown = b""
+    with suppress(BlockingIOError):
+        shown = os.read(terminal, 4096)
+    for end in (terminal, inside):
+        os.close(end)
+    assert (b"kmem-harness: half done" in shown) is is_shown
 
 
 def test_build_on_another_system_says_linux_only(project, tmp_path, monkeypatch, capfd):

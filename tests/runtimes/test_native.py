@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
 
 from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
+from kmem_harness.harness import Harness
+from kmem_harness.interposer.filter import WAIT_KILLABLE_RECV
 from kmem_harness.interposer.profile import ALLOW_ALL, WAIT_KILLABLE
 from kmem_harness.runtimes import native
 from kmem_harness.runtimes.native import NativeListener, check_listener
@@ -56,6 +59,23 @@ def test_chosen_when_left_to_us_then_is_native_where_that_has_no_drawback(
     assert listener.chosen("shim", {}) is False
     for name in ("Init", "Privileged", "Runtime"):
         assert not listener.chosen("auto", {"HostConfig": {name: True}})
+
+
+def test_chosen_when_the_kernel_lets_signals_interrupt_then_is_the_shim(profile: str) -> None:
+    """A new runtime on an old kernel asks for a flag in vain, and its containers do not start."""
+    able = docker("29.1.0", "1.5.0")
+    for release, auto in (("5.10.0-33-amd64", False), ("5.15.0-91-generic", False), ("7.0", True)):
+        listener = NativeListener(Client(), {**able, "KernelVersion": release})
+        assert listener.chosen("auto", {}) is auto
+        assert bool(listener.flags) is auto
+    here = {**able, "KernelVersion": os.uname().release}
+    assert NativeListener(Client(), here).chosen("auto", {}) is is_wait_killable()
+
+
+def is_wait_killable() -> bool:
+    """See whether a box of ours has the flag in its filter."""
+    with Harness() as harness, harness.run(["sleep", "9"], kmem_limit="8M") as box:
+        return bool(box.filter_flags & WAIT_KILLABLE_RECV)
 
 
 def test_chosen_when_no_profile_can_be_read_then_is_the_shim(monkeypatch: Any) -> None:

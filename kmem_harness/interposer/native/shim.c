@@ -122,14 +122,15 @@ static int install_filter(struct offer *offer)
 	};
 	int listener = set_filter(offer->flags, &program);
 
+	/* Flags first, as the kernel does: one that does not know them says so before it asks for privilege. */
+	if (listener < 0 && errno == EINVAL) {
+		offer->flags = offer->fallback_flags;
+		listener = set_filter(offer->flags, &program);
+	}
 	/* Without CAP_SYS_ADMIN a filter may only bind those who gain no privileges. */
 	if (listener < 0 && errno == EACCES) {
 		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 			return -1;
-		listener = set_filter(offer->flags, &program);
-	}
-	if (listener < 0 && errno == EINVAL) {
-		offer->flags = offer->fallback_flags;
 		listener = set_filter(offer->flags, &program);
 	}
 	return listener;

@@ -431,6 +431,9 @@ class Box:
         except ControllerDiedError:
             self.controller_died = True
             final = self._last_account()
+        if "report" not in final:  # the controller failed at it
+            final = {**final, **self._last_account()}
+            final["report"]["partial"].append(final["doubt"])
         if keep and not self.controller_died:
             self._seen = final
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 import pytest
 
@@ -73,3 +74,20 @@ def test_recording_when_box_has_no_limit_then_is_refused_with_the_reason(harness
     with (tmp_path / "e").open("ab") as file, pytest.raises(ConfigurationError, match="observe"):
         harness.run(["true"], events=file.fileno(), events_all=True)
     assert harness.controller.request("boxes")["boxes"] == []
+
+
+def test_recording_when_use_grows_and_grows_then_peaks_that_hardly_differ_are_not_looked_at(
+    tmp_path,
+):
+    """Each look costs as much as what there is by then: of thousands, that took most of the time."""
+    code = "import os\nheld = [os.eventfd(0) for _ in range(900)]"
+    path = tmp_path / "e"
+    with Harness("5.10") as harness, path.open("ab") as file:
+        options = {"events": file.fileno(), "events_all": True, "kinds": ["anon-file"]}
+        with harness.run(
+            [sys.executable, "-I", "-S", "-c", code], mode="observe", **options
+        ) as box:
+            assert box.wait(timeout=60) == 0
+            report = box.report()
+    assert report["kinds"]["anon-file"]["charged"] == 900
+    assert report["census"]["count"] < 500

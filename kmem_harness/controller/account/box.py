@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller.account.books import Books
@@ -17,6 +17,7 @@ from kmem_harness.procfs.census import comm_of, tgid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from kmem_harness.controller.account.books import Charge, Kind
     from kmem_harness.controller.account.recording import RecordingFile
@@ -101,6 +102,8 @@ class Box:
         self.prices = Prices()
         #: One for the first process, and one for each that entered later and is still there.
         self.listeners: list[Listener] = []
+        #: Whoever does something for several boxes does it under the guard of each.
+        self.guard: AbstractContextManager[bool | None] = nullcontext()
         #: Called between the steps of what takes long for this box.
         self.breathe: Callable[[], None] = nothing
         #: Called before its counters change by anything but a call: nobody else may charge it then.
@@ -190,9 +193,8 @@ class Box:
     def note_seen(self) -> None:
         """Remember that all of the box was looked at, as far as was due."""
         self.usage_seen = seen = self.memcg.kmem.usage
-        if self.recording is None:  # else each peak is looked at: what is recorded shall be exact
-            self.quiet_until = seen + seen // PEAK_PARTS
-            self.spared_until = seen + self._spared_nbytes()
+        self.quiet_until = seen + seen // PEAK_PARTS
+        self.spared_until = seen + self._spared_nbytes()
 
     def _spared_nbytes(self) -> int:
         return min(_SPARED_NBYTES, self.memcg.kmem.limit // _SPARED_SHARE)

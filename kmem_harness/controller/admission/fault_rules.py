@@ -1,6 +1,6 @@
 """Carry out the fault rules of one box: fail or hold its calls, with a card for each failed one.
 
-Joins the rules to listeners, gate and loop; what is to fail is decided in ``faults/``. A held call
+Joins the rules to listeners, gate and timers; what is to fail is decided in ``faults/``. A held call
 waits on a timer: no other call waits for it.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from kmem_harness.controller.account.box import Box
-    from kmem_harness.controller.loop import Loop
+    from kmem_harness.controller.guard import Guard
     from kmem_harness.faults.schedule import Verdict
     from kmem_harness.interposer.filter import Condition
     from kmem_harness.interposer.listener import Listener
@@ -39,7 +39,7 @@ class Injection:
         self,
         rules: Iterable[str],
         architecture: Architecture,
-        loop: Loop,
+        guard: Guard,
         resume: Callable[[Box, Listener, tuple[int, ...]], None],
         on_refusal: Callable[[Box, dict[str, Any]], None],
     ) -> None:
@@ -51,7 +51,7 @@ class Injection:
         self._schedule = Schedule(parse_rules(rules), architecture.numbers)
         self._numbers = architecture.numbers
         self._exit = architecture.numbers[_EXIT]
-        self._loop = loop
+        self._guard = guard
         self._resume = resume
         self._on_refusal = on_refusal
         #: The box's first process; the others' ends are not looked at.
@@ -131,7 +131,7 @@ class Injection:
             box.notifications -= 1  # counted when it was taken
             self._resume(box, listener, notification)
 
-        self._loop.call_later(verdict.delay_seconds, go_on)
+        self._guard.call_later(verdict.delay_seconds, go_on)
 
     def _fail(
         self, box: Box, listener: Listener, notification: tuple[int, ...], verdict: Verdict

@@ -140,7 +140,8 @@ class Gate:
         """
         waiting, self.parked = self.parked, []
         for parked in waiting:
-            self._decide(parked)
+            with parked.box.guard:
+                self._decide(parked)
             if breathe is not None:
                 breathe(parked.box)
 
@@ -151,16 +152,18 @@ class Gate:
     def take_census(self, below: ResourceCounter) -> None:
         """Bring the books of every box whose charges walk *below* up to date."""
         for box in self._below([below]):
-            box.take_census(call_is_over)
+            with box.guard:
+                box.take_census(call_is_over)
 
     def look(self, box: Box) -> None:
         """See how *box* is doing now, for its timeline, with a census where one is due."""
-        if box.audit is not None:
-            box.audit.due_parts(time.monotonic(), lambda: box.prove_tickets(call_is_over))
-            box.note_seen()
-        box.note_usage()
-        if box.recording is not None:
-            box.recording.flush()
+        with box.guard:
+            if box.audit is not None:
+                box.audit.due_parts(time.monotonic(), lambda: box.prove_tickets(call_is_over))
+                box.note_seen()
+            box.note_usage()
+            if box.recording is not None:
+                box.recording.flush()
 
     # -- near a limit, or at a new peak ------------------------------------------------------
 
@@ -221,8 +224,13 @@ class Gate:
             return False
         call.killed = True
         return any(
-            one.user is not None and one.user.make_room(over[0]) for one in self._below(over)
+            self._kills_in(one, over[0]) for one in self._below(over) if one.user is not None
         )
+
+    def _kills_in(self, box: Box, over: ResourceCounter) -> bool:
+        with box.guard:
+            return box.user is not None and box.user.make_room(over)
+        return False
 
     def _refuse(self, call: _Parked) -> None:
         box, charge, listener = call.box, call.charge, call.listener
@@ -263,10 +271,13 @@ class Gate:
             if counter.usage + nbytes <= counter.max_usage:
                 continue
             grown = box.memcg.kmem.usage + nbytes - box.usage_seen
+            if grown * PEAK_PARTS <= counter.usage + nbytes:
+                return
             if box.recording is not None:
                 # What is recorded shall be as exact as a refusal would be.
                 self.take_census(counter)
-            elif grown * PEAK_PARTS > counter.usage + nbytes:
+                box.note_seen()
+            else:
                 for one in self._below([counter]):
                     more = counter.usage + nbytes - counter.max_usage
                     now = time.monotonic()
@@ -285,13 +296,17 @@ class Gate:
 
     def _look_for_dead(self, box: Box, nbytes: int, now: float) -> None:
         """Take *nbytes* of what is gone back from *box*, or see that there is less; then let it rest."""
-        if box.audit is not None:
+        if box.audit is None:
+            return
+        with box.guard:
             before, away = box.books.lowered_nbytes, self.away_seconds
             box.audit.parts_for(
                 nbytes, now, now, lambda: box.prove_tickets(call_is_over), forced=False
             )
             if box.books.lowered_nbytes - before < nbytes:
                 box.note_seen()
+            if box.recording is not None:
+                return  # its next peak is looked at, too
             end = time.monotonic()
             took = end - now - (self.away_seconds - away)
             resting = sum(one.rests_until > now for one in self._boxes())
@@ -304,13 +319,15 @@ class Gate:
         short = max(counter.usage + call.charge.nbytes - counter.limit for counter in over)
         if short <= 0:
             return True  # another box made the room
-        return box.audit.parts_for(
-            short,
-            call.trapped,
-            now,
-            lambda: box.prove_tickets(call_is_over),
-            forced=now >= call.deadline,
-        )
+        with box.guard:
+            return box.audit.parts_for(
+                short,
+                call.trapped,
+                now,
+                lambda: box.prove_tickets(call_is_over),
+                forced=now >= call.deadline,
+            )
+        return False
 
     def _is_certain(self, counter: ResourceCounter, nbytes: int) -> bool:
         """Say whether *counter* would refuse even if no call under way comes to anything."""

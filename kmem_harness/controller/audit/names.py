@@ -79,6 +79,8 @@ class NamePart:
             return
         seen = self._watch.settle()  # first: it holds what it watches
         used = self._systems.used()
+        if not used:
+            return  # the process through which they are seen is gone: that says nothing of names
         alive = self._alive
         least, most, may_go = self._bounds(books, seen)
         for device, now in used.items():

@@ -44,6 +44,8 @@ class Rounds:
         self._tick_due: Timer | None = None
         self._is_soon = False
         self._looking = False
+        #: Of each box whose faults are followed, when it is looked at next.
+        self._faults_due: dict[Box, Timer] = {}
         self._breath_due = 0.0
         self._yield_due = 0.0
 
@@ -89,13 +91,24 @@ class Rounds:
 
     def follow_faults(self, box: Box) -> None:
         """Look often where a limit binds user memory: faults come unasked, and take what they like."""
+        self.forget(box)
         if box.user is not None:
             began = time.monotonic()
             box.withdraw()
             box.user.count(box.books)
             box.note_usage()
             pause = max(_FAULTS_SECONDS, (time.monotonic() - began) * _FAULTS_REST)
-            self._loop.call_later(pause, lambda: self.follow_faults(box))
+            self._faults_due[box] = self._loop.call_later(pause, lambda: self._follow_on(box))
+
+    def forget(self, box: Box) -> None:
+        """Leave nothing to come for a box that is over, or starts once more."""
+        timer = self._faults_due.pop(box, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _follow_on(self, box: Box) -> None:
+        with box.guard:
+            self.follow_faults(box)
 
     def _tick(self) -> None:
         self._tick_due = None

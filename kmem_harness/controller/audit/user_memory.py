@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from kmem_harness.procfs.readable import is_readable
 from kmem_harness.procfs.user_memory import user_memory_of
 
 if TYPE_CHECKING:
@@ -98,8 +99,14 @@ class UserPart:
             return False
         victim = max(found, key=lambda pid: found[pid])
         with suppress(OSError):
-            self._killed(victim, found[victim], counter)
-            os.kill(victim, signal.SIGKILL)
-            self._dying_until = now + _DYING_SECONDS
-            self._memcg.oom_kills += 1
+            pidfd = os.pidfd_open(victim)
+            try:
+                # It was found a while ago: its number may be a stranger's by now.
+                if victim in self._processes.list() and not is_readable(pidfd, 0):
+                    self._killed(victim, found[victim], counter)
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    self._dying_until = now + _DYING_SECONDS
+                    self._memcg.oom_kills += 1
+            finally:
+                os.close(pidfd)
         return True

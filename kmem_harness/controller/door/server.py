@@ -205,6 +205,14 @@ class Server:
             named = repr(operation) if isinstance(operation, str) else "of no name"
             message = f"control request {named} is malformed: {error!r}"
             reply = {"error": protocol.describe_error(ConfigurationError(message))}
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - ours, but no other client's and no box's
+            import traceback  # noqa: PLC0415 - it takes long to import, and is for mistakes alone
+
+            traceback.print_exception(error)
+            message = f"the controller failed at {request.get('op')!r}: {error!r}"
+            reply = {"error": protocol.describe_error(KmemHarnessError(message))}
         finally:
             protocol.close_all(fds)
         if reply is not None:

@@ -20,6 +20,7 @@ from kmem_harness.controller.admission.prices import make_prices, read_kinds
 from kmem_harness.controller.admission.restarts import Restarts, numbers_that_start_over
 from kmem_harness.controller.audit.begin import begin_audit
 from kmem_harness.controller.audit.rounds import Rounds
+from kmem_harness.controller.guard import Guard
 from kmem_harness.controller.lifecycle.container import Running
 from kmem_harness.controller.lifecycle.last_words import Legacy, carry_out
 from kmem_harness.controller.lifecycle.runtime_handshake import RuntimeHandshake
@@ -27,7 +28,7 @@ from kmem_harness.controller.lifecycle.shim_handshake import Handshake, Taken
 from kmem_harness.controller.loop import HANGUP, READABLE, Loop
 from kmem_harness.controller.owner.settings import AT_ONCE, OFF, fast_path_setting
 from kmem_harness.controller.spare_descriptors import is_short
-from kmem_harness.core.errors import AccountingError, ConfigurationError, ShimError
+from kmem_harness.core.errors import ConfigurationError, ShimError
 from kmem_harness.interposer.filter import (
     FALLBACK_FLAGS,
     FILTER_FLAGS,
@@ -56,6 +57,7 @@ __all__ = ["Boxes"]
 
 #: How long the end of a box waits for its last task to let go of the filter.
 _LAST_TASK_SECONDS = 2.0
+_NO_REPORT = "the controller failed at the report of this box: these are the last figures before it"
 
 
 class Boxes:
@@ -118,6 +120,9 @@ class Boxes:
         self._admit(name)
         kinds = read_kinds(request["kinds"])
         box = Box(name, memcg, kinds, observe=bool(request["observe"]))
+        box.guard = guard = Guard(
+            self._loop, lambda error: self._give_up(box, error, "in looking after it")
+        )
         bound = [counter for counter in box.counters if not counter.unlimited]
         if bound and not memcg.accounts:
             # K61: such a kernel leaves kernel memory out of the memory counter.
@@ -133,7 +138,7 @@ class Boxes:
             box.faults = Injection(
                 request["faults"],
                 self._architecture,
-                self._loop,
+                guard,
                 self._resume,
                 self._on_refusal,
             )
@@ -145,7 +150,8 @@ class Boxes:
                 "give a limit, or observe"
             )
         lasting = bool(request.get("lasting"))
-        running = Running(box, str(request["isolation"]), filtered=filtered, lasting=lasting)
+        isolation = str(request["isolation"])
+        running = Running(box, guard, isolation, filtered=filtered, lasting=lasting)
         running.bounded = bounded
         path = None
         if filtered:
@@ -165,7 +171,7 @@ class Boxes:
             running.plan = plan if lasting else None  # nobody asks for it once more
             path = os.path.join(self._directory, f"{name}/shim.sock" if lasting else f"{name}.sock")
             running.handshake = Handshake(
-                self._loop,
+                guard,
                 path,
                 offer(plan),
                 lambda taken: self._taken(running, taken),
@@ -191,7 +197,7 @@ class Boxes:
         merged = listening(profile, running.plan, path, flags)
         running.handshake.close()
         running.handshake = RuntimeHandshake(
-            self._loop,
+            running.guard,
             path,
             FILTER_FLAGS if WAIT_KILLABLE in merged["flags"] else FALLBACK_FLAGS,
             lambda taken: self._taken_from_runtime(running, taken),
@@ -240,7 +246,7 @@ class Boxes:
             answer(None)
             return
         running.when_started.append(answer)
-        self._loop.watch(running.init_pidfd, lambda _: self._init_died(running))
+        running.guard.watch(running.init_pidfd, lambda _: self._init_died(running))
         running.handshake.expect(pid)
 
     def _taken_from_runtime(self, running: Running, taken: Taken) -> bool:
@@ -262,7 +268,7 @@ class Boxes:
             if taken.joined:
                 pid = taken.peer_pid or newcomer(box.init_pid, running.outsiders)
                 if pid:  # else it is gone again
-                    running.let_join(pid, self._loop)
+                    running.let_join(pid)
             else:
                 self._begin_audit(running, taken.peer_pid)
         except OSError as error:  # it died already, or we may not look at it
@@ -283,7 +289,7 @@ class Boxes:
                 box.faults.target = taken.peer_pid
             with suppress(OSError):  # it died already; the listener will say so
                 running.target_pidfd = os.pidfd_open(taken.peer_pid)
-                self._loop.watch(running.target_pidfd, lambda _: self._target_died(running))
+                running.guard.watch(running.target_pidfd, lambda _: self._target_died(running))
             self._started(running, None)
         return True
 
@@ -318,7 +324,7 @@ class Boxes:
     def _started(self, running: Running, failure: ShimError | None) -> None:
         answers, running.when_started = running.when_started, []
         if answers:
-            self._loop.forget(running.init_pidfd)
+            running.guard.forget(running.init_pidfd)
         for answer in answers:
             answer(failure)
 
@@ -328,14 +334,19 @@ class Boxes:
         waiting = self._gate.waiting
         if waiting is not None and (running.box is waiting or not events & READABLE):
             return  # it will be there again afterwards
-        if events & READABLE:
-            notification = listener.receive()
-            if notification is None:
-                running.box.vanished += 1
-            else:
-                self._serve(running.box, listener, notification)
-        elif events & HANGUP:
-            self._last_task_gone(running, listener)
+        try:
+            if events & READABLE:
+                notification = listener.receive()
+                if notification is None:
+                    running.box.vanished += 1
+                else:
+                    self._serve(running.box, listener, notification)
+            elif events & HANGUP:
+                self._last_task_gone(running, listener)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the guard, without its cost for each call
+            self._give_up(running.box, error, "at one of its calls")
 
     def _resume(self, box: Box, listener: Listener, held: tuple[int, ...]) -> None:
         """Serve a call that a fault rule has held until now."""
@@ -344,28 +355,29 @@ class Boxes:
     def _serve(
         self, box: Box, listener: Listener, notification: tuple[int, ...], *, judged: bool = False
     ) -> None:
-        try:
-            self._gate.serve(box, listener, notification, judged=judged)
-        except (AccountingError, MemoryError):
-            raise  # that is no matter of one box
-        except Exception as error:  # noqa: BLE001 - whatever a box has made of /proc and its words
-            self._give_up(box, error)
-            return
+        self._gate.serve(box, listener, notification, judged=judged)
         if self._gate.parked:
             self._rounds.keep_ticking()
         if self._leases is not None and notification[3] not in box.asked:
             self._leases.lend(box, notification)
 
-    def _give_up(self, box: Box, error: Exception) -> None:
-        """End a box of which a call made us fail: that is our mistake, but the others go on."""
+    def _give_up(self, box: Box, error: Exception, where: str) -> None:
+        """End a box for which something has failed: that is our mistake, but the others go on."""
         import traceback  # noqa: PLC0415 - it takes long to import, and is for mistakes alone
 
         traceback.print_exception(error)
-        box.doubt(f"ended by its controller, which failed at one of its calls: {error!r}")
-        running = self._running[box.name]
-        self._target_died(running)
+        box.doubt(f"ended by its controller, which failed {where}: {error!r}")
+        # Whatever was looked at, it is not looked at again: that could fail as often.
+        box.end_audit()
+        self._rounds.forget(box)
+        running = self._running.get(box.name)
+        if running is None or running.box is not box:
+            return  # it failed at its very end
         with suppress(OSError):
             signal.pidfd_send_signal(running.init_pidfd, signal.SIGKILL)
+        self._target_died(running)
+        message = f"the controller failed while box {box.name} was started: {error!r}"
+        self._started(running, ShimError(message, step="start", errno=errno.EIO))
 
     def _begin_to_lend(self) -> None:
         """Have the fast path answer what it can, from now on; without it all is as it was."""
@@ -388,7 +400,8 @@ class Boxes:
         box = running.box
         self._let_go(box, listener)
         if not box.listeners:
-            box.close_books()
+            with running.guard:
+                box.close_books()
             self._is_over(running)
 
     def _let_go(self, box: Box, listener: Listener) -> None:
@@ -405,15 +418,17 @@ class Boxes:
         for listener in list(box.listeners):
             self._let_go(box, listener)
         if not box.over:
-            box.close_books()
+            with running.guard:
+                box.close_books()
         self._init_died(running)
         self._stop_watching_target(running)
         for pidfd in list(running.joined):
-            running.forget_joined(pidfd, self._loop)
+            running.forget_joined(pidfd)
         if running.init_pidfd >= 0:
             os.close(running.init_pidfd)
             running.init_pidfd = -1
         box.end_audit()
+        self._rounds.forget(box)
         box.over = box.ending = False
 
     # -- the end ---------------------------------------------------------------------------
@@ -438,7 +453,9 @@ class Boxes:
             return
 
         running.when_over = lambda: answer(close(running))
-        running.patience = self._loop.call_later(_LAST_TASK_SECONDS, lambda: self._is_over(running))
+        running.patience = running.guard.call_later(
+            _LAST_TASK_SECONDS, lambda: self._is_over(running)
+        )
 
     def _is_over(self, running: Running) -> None:
         """Answer who waits for the end of a box; let go of what knows it, in both directions."""
@@ -470,26 +487,33 @@ class Boxes:
                     signal.pidfd_send_signal(running.init_pidfd, signal.SIGKILL)
             if running.legacy is not None:
                 legacies.append(running.legacy)
-            self._close(running)
+            with running.guard:
+                self._close(running)
         carry_out(legacies)
 
     def _close(self, running: Running) -> dict[str, Any]:
         box = running.box
         if box.listeners:
             # The last task did not let go in time: say what is there before it is written off.
-            box.take_final_census()
-        described = running.describe()
-        self._end_of_run(running)
-        if running.handshake is not None:
-            running.handshake.close()
-            running.handshake = None  # it tells us, and we know it
-        box.release()
+            with running.guard:
+                box.take_final_census()
+        described: dict[str, Any] = {"doubt": _NO_REPORT}
+        with running.guard:
+            described = running.describe()
+        with running.guard:
+            self._end_of_run(running)
+        with running.guard:
+            if running.handshake is not None:
+                running.handshake.close()
+                running.handshake = None  # it tells us, and we know it
+        with running.guard:
+            box.release()
         self._running.pop(box.name, None)
         return described
 
     def _stop_watching_target(self, running: Running) -> None:
         if running.target_pidfd >= 0:
-            self._loop.forget(running.target_pidfd)
+            running.guard.forget(running.target_pidfd)
             os.close(running.target_pidfd)
             running.target_pidfd = -1
 

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kmem_harness.controller.account.box import Box
+    from kmem_harness.controller.guard import Guard
     from kmem_harness.controller.lifecycle.last_words import Legacy
     from kmem_harness.controller.lifecycle.runtime_handshake import RuntimeHandshake
     from kmem_harness.controller.lifecycle.shim_handshake import Handshake
-    from kmem_harness.controller.loop import Loop, Timer
+    from kmem_harness.controller.loop import Timer
     from kmem_harness.core.counter import ResourceCounter
     from kmem_harness.core.errors import ShimError
     from kmem_harness.core.memcg import Memcg
@@ -31,8 +32,12 @@ __all__ = ["Running", "memcg_report"]
 class Running:
     """One box: its account, and the way to its processes."""
 
-    def __init__(self, box: Box, isolation: str, *, filtered: bool, lasting: bool) -> None:
+    def __init__(
+        self, box: Box, guard: Guard, isolation: str, *, filtered: bool, lasting: bool
+    ) -> None:
         self.box = box
+        #: Whatever is done for it is done under this.
+        self.guard = guard
         self.isolation = isolation
         self.filtered = filtered
         #: Whether its calls are charged, so that limits bind it.
@@ -72,23 +77,23 @@ class Running:
             )
         return False
 
-    def let_join(self, pid: int, loop: Loop) -> None:
+    def let_join(self, pid: int) -> None:
         """Take a process that entered for what it is, until it dies. Raises: OSError."""
         inside = pid_inside(pid)
         pidfd = os.pidfd_open(pid)
 
         def died(_: int) -> None:
             self.outsiders.discard(inside)  # its number may be given out again
-            self.forget_joined(pidfd, loop)
+            self.forget_joined(pidfd)
 
         self.outsiders.add(inside)
         self.joined.add(pidfd)
-        loop.watch(pidfd, died)
+        self.guard.watch(pidfd, died)
 
-    def forget_joined(self, pidfd: int, loop: Loop) -> None:
+    def forget_joined(self, pidfd: int) -> None:
         """Watch it no longer."""
         self.joined.discard(pidfd)
-        loop.forget(pidfd)
+        self.guard.forget(pidfd)
         os.close(pidfd)
 
     def entrants(self) -> list[dict[str, Any]]:

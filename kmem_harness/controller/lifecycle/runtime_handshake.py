@@ -22,6 +22,7 @@ from kmem_harness.interposer.listener import Listener, is_listener
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kmem_harness.controller.guard import Guard
     from kmem_harness.controller.loop import Loop
 
 __all__ = ["RuntimeHandshake"]
@@ -44,7 +45,9 @@ class _Peer:
 class RuntimeHandshake:
     """Wait for the listeners of one container, for as long as it has an account."""
 
-    def __init__(self, loop: Loop, path: str, flags: int, done: Callable[[Taken], bool]) -> None:
+    def __init__(
+        self, loop: Guard | Loop, path: str, flags: int, done: Callable[[Taken], bool]
+    ) -> None:
         """Listen at *path*; call *done* with each listener, installed with *flags*."""
         self._loop = loop
         self._path = path

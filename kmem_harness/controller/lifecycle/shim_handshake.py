@@ -26,6 +26,7 @@ from kmem_harness.interposer.listener import Listener, is_listener
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kmem_harness.controller.guard import Guard
     from kmem_harness.controller.loop import Loop, Timer
 
 __all__ = ["Handshake", "Taken"]
@@ -54,7 +55,7 @@ class Handshake:
 
     def __init__(
         self,
-        loop: Loop,
+        loop: Guard | Loop,
         path: str,
         offer: bytes,
         done: Callable[[Taken | ShimError], bool],

@@ -1,4 +1,4 @@
-"""Compile the shim, the init and the fast path when a wheel is built. Knows compilers; knows no seccomp.
+"""Compile the programs and the fast path when a wheel is built. Knows compilers; knows no seccomp.
 
 Hatchling loads this file by its path, and ``nox -s shim`` runs it as a program, so it imports nothing of
 the package. Wheels do not carry it, nor the C sources: an installed package needs the programs only.
@@ -44,14 +44,19 @@ __all__ = [
 ]
 
 # Source in native/, program in bin/.
-PROGRAMS = {"shim.c": "kmem-shim", "init.c": "kmem-init", "restarter.c": "kmem-restarter"}
+PROGRAMS = {
+    "shim.c": "kmem-shim",
+    "init.c": "kmem-init",
+    "restarter.c": "kmem-restarter",
+    "look.c": "kmem-look",
+}
 LIBRARIES = {"fast_path.c": "kmem-fast-path.so"}
 
 # ELF e_machine (elf.h) of each machine that the filter has a syscall table for.
 MACHINES = {62: "x86_64", 183: "aarch64"}
 
 _PT_INTERP = 3  # elf.h: the segment that names a dynamic loader
-_REFUSED = 125  # what these programs exit with when their arguments make no sense
+_REFUSED = 125  # what all of them exit with when their arguments make no sense
 
 # Tried: 0.13.0, 0.15.2 and 0.17.1. Capped because zig breaks its command line before its 1.0.
 ZIGLANG = "ziglang>=0.13,<0.18"

@@ -25,19 +25,19 @@ from kmem_harness.core.tree import MemcgTree
 from kmem_harness.interposer.filter import MAGIC
 from kmem_harness.interposer.profile import ALLOW_ALL
 from kmem_harness.runtimes.sidecar import _Unpacker
-from kmem_harness.services.activation import Activation
-from kmem_harness.services.cell import Cell
-from kmem_harness.services.names import parse_name
-from kmem_harness.services.specifiers import Directories
-from kmem_harness.services.states import State
-from kmem_harness.services.syntax import Assignment, Place
-from kmem_harness.services.unit import build_unit
+from kmem_harness.services.engine.activation import Activation
+from kmem_harness.services.engine.cell import Cell
+from kmem_harness.services.engine.states import State
+from kmem_harness.services.unitfile.names import parse_name
+from kmem_harness.services.unitfile.specifiers import Directories
+from kmem_harness.services.unitfile.syntax import Assignment, Place
+from kmem_harness.services.unitfile.unit import build_unit
 from tests.fuzz.reader import Reader, of_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kmem_harness.services.unit import Unit
+    from kmem_harness.services.unitfile.unit import Unit
     from tests.fuzz.reader import Read
 
 __all__ = ["READERS"]

@@ -6,22 +6,24 @@ Source for what follows what: service.c of systemd 252.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import signal
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kmem_harness.services.engine.cell import CellLostError
-from kmem_harness.services.engine.processes import now
+from kmem_harness.services.engine.clock import now
 from kmem_harness.services.engine.states import Result, State
-from kmem_harness.services.engine.steps import StepFailedError, StopAskedError
-from kmem_harness.services.engine.wind_down import WindDown
+from kmem_harness.services.engine.steps import StepFailedError, Steps, StopAskedError
+from kmem_harness.services.engine.wind_down import wind_down
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kmem_harness.services.engine.cell import Cell
     from kmem_harness.services.engine.processes import Owner, Process
+    from kmem_harness.services.engine.verdicts import Ending
 
 __all__ = ["Activation"]
 
@@ -30,26 +32,65 @@ _PID_FILE_SECONDS = 0.02
 _LAST_NO = 254
 
 
-class Activation(WindDown):
+class Activation:
     """One run of a service's processes."""
 
     def __init__(self, owner: Owner, notify: str) -> None:
         """Prepare; *notify* is the path of its sd_notify socket, or empty."""
-        super().__init__(owner, notify)
+        self._steps = Steps(owner, notify)
+        self._owner = owner
+        self._settings = self._steps.settings
+        self._processes = self._steps.processes
+        self._notifications = self._steps.notifications
         #: Whether the box ended under our hands.
         self.lost = False
-        self._reload: asyncio.Future[bool] | None = None
+        self._reload_asked = False
+        self._reloading = False
 
-    def ask_to_reload(self) -> asyncio.Future[bool]:
-        """Have it read its configuration again; the answer is whether that went well."""
-        if self._reload is None:
-            self._reload = asyncio.get_running_loop().create_future()
-            self._news.set()
-        return self._reload
+    @property
+    def result(self) -> Result:
+        """How it has gone so far."""
+        return self._steps.result
+
+    @property
+    def main_ending(self) -> Ending | None:
+        """How the main process ended."""
+        return self._steps.main_ending
+
+    @property
+    def main_pid(self) -> int:
+        """The main process, as the box numbers it; 0 without one."""
+        return self._processes.main_pid
+
+    # -- what it is told -------------------------------------------------------------------
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Take one event of the box."""
+        if event["event"] == "notify":
+            self._notifications.take(event["pid"], event["text"])
+        self._processes.take(event)
+
+    def ask_to_stop(self) -> None:
+        """Have it wind down."""
+        self._steps.stop_asked = True
+        self._steps.clock.ring()
+
+    def ask_to_reload(self) -> None:
+        """Have it read its configuration again."""
+        self._reload_asked = True
+        self._steps.clock.ring()
+
+    def out_of_memory(self) -> None:
+        """Learn that a memory limit refused a call: the kernel would have killed a process."""
+        self._steps.out_of_memory = True
+        self._steps.clock.ring()
+
+    # -- all of it -------------------------------------------------------------------------
 
     async def run(self, cell: Cell) -> None:
         """See it through in *cell*, to the end of what has to be waited for."""
-        self._cell = cell
+        steps = self._steps
+        self._processes.cell = cell
         started, first = False, "terminate"
         try:
             try:
@@ -57,86 +98,90 @@ class Activation(WindDown):
                 started = True
                 await self._serve()
             except StopAskedError:
-                pass
+                started = started and not self._reloading
             except StepFailedError as failure:
-                self._fail(failure.result)
+                steps.fail(failure.result)
                 first = failure.first
             except OSError as error:
-                self._cannot_start(error)
-            if self.result is Result.SUCCESS and not self._stop_asked:
-                self._owner.started()  # a oneshot is done with its last command
-            await self._wind_down(run_stop=started and self.result is Result.SUCCESS, first=first)
+                steps.cannot_start(error)
+            run_stop = started and steps.result is Result.SUCCESS
+            await wind_down(steps, run_stop=run_stop, first=first)
         except CellLostError:
             self._owner.say("its box ended: the program in there was killed, or the controller")
-            self._fail(Result.SIGNAL)
+            steps.fail(Result.SIGNAL)
             self.lost = True
         finally:
-            if self._main is not None:
-                self.main_ending = self._main.ending
-            self._finish_reload(succeeded=False)
+            if self._processes.main is not None:
+                steps.main_ending = self._processes.main.ending
 
     # -- starting --------------------------------------------------------------------------
 
     async def _start_up(self) -> None:
-        settings = self._settings
-        self._owner.enter(State.CONDITION)
+        settings, steps = self._settings, self._steps
+        steps.enter(State.CONDITION)
         for command in settings.exec_condition:
-            process = await self._to_the_end(command)
+            process = await steps.to_the_end(command)
             code = process.ending.code if process.ending else None
             if code and code <= _LAST_NO:
                 raise StepFailedError(Result.EXEC_CONDITION)
-            self._check(process)
-        self._owner.enter(State.START_PRE)
-        await self._in_turn(settings.exec_start_pre)
-        self._owner.enter(State.START)
+            steps.check(process)
+        steps.enter(State.START_PRE)
+        await steps.in_turn(settings.exec_start_pre)
+        steps.enter(State.START)
         kind = settings.effective_type
         if kind == "oneshot":
             for command in settings.exec_start:
-                self._main = await self._spawn(command, main=True)
-                await self._patiently(lambda: self._has_ended(self._main))
-                self._check_main()
+                self._processes.main = await steps.spawn(command, main=True)
+                await steps.patiently(self._main_has_ended)
+                steps.check_main()
         elif kind == "forking":
-            await self._in_turn(settings.exec_start)
+            await steps.in_turn(settings.exec_start)
             await self._find_main()
         else:
-            self._main = await self._spawn(settings.exec_start[0], main=True)
-            await self._until_started(kind, self._main)
-        self._watchdog_due = now() + self._watchdog
-        self._owner.enter(State.START_POST)
-        await self._in_turn(settings.exec_start_post)
+            self._processes.main = await steps.spawn(settings.exec_start[0], main=True)
+            await self._until_started(kind, self._processes.main)
+        self._notifications.start_watchdog()
+        steps.enter(State.START_POST)
+        await steps.in_turn(settings.exec_start_post)
+
+    def _main_has_ended(self) -> bool:
+        main = self._processes.main
+        return main is not None and main.ending is not None
 
     async def _until_started(self, kind: str, main: Process) -> None:
+        steps = self._steps
         if kind == "exec":
-            await self._patiently(lambda: main.executed or main.ending)
+            await steps.patiently(lambda: main.executed or main.ending)
             if not main.executed:
-                self._check_main()
+                steps.check_main()
         elif kind in ("notify", "notify-reload"):
-            await self._patiently(lambda: self._ready or self._has_ended(self._main))
-            if not self._ready:
-                self._check_main()
+            await steps.patiently(lambda: self._notifications.ready or self._main_has_ended())
+            if not self._notifications.ready:
+                steps.check_main()
                 self._owner.say("its main process ended without READY=1")
                 raise StepFailedError(Result.PROTOCOL)
 
     async def _find_main(self) -> None:
         """Find the main process of a daemon that has let go of its parent."""
-        pid = 0
+        steps, processes, pid = self._steps, self._processes, 0
         deadline = now() + self._settings.start_seconds
         while self._settings.pid_file is not None:
             pid = self._read_pid_file()
             if pid:
                 break
-            if self._empty:
+            if processes.nobody_left:
                 self._owner.say("it forked, and nobody is left")
                 raise StepFailedError(Result.PROTOCOL)
-            await self._until(lambda: self._empty, min(_PID_FILE_SECONDS, deadline - now()))
+            left = min(_PID_FILE_SECONDS, deadline - now())
+            await steps.until(lambda: processes.nobody_left, left)
             if now() >= deadline:
                 self._owner.say(f"no pid was written to {self._settings.pid_file}")
-                raise self._start_timeout()
+                raise steps.start_timeout()
         if not pid and self._settings.guess_main_pid:
-            own = (await self._cell.ask("list"))["own"]
+            own = (await processes.cell.ask("list"))["own"]
             pid = own[0] if len(own) == 1 else 0
         if pid:
-            await self._adopt(pid)
+            await processes.adopt(pid)
 
     def _read_pid_file(self) -> int:
         path = Path(self._owner.directories.runtime, self._settings.pid_file or "")
@@ -149,56 +194,56 @@ class Activation(WindDown):
     async def _serve(self) -> None:
         """Watch over an active service until it ends by itself."""
         if self._settings.effective_type != "oneshot":
-            self._owner.enter(State.RUNNING)
-            self._owner.started()
-            await self._watch_over()
-            if self._main is not None:
-                self._check_main()
+            self._steps.enter(State.RUNNING)
+            await self._watch_over(self._is_over, State.RUNNING)
+            self._steps.check_main()
         if self._settings.remain_after_exit:
-            self._owner.enter(State.EXITED)
-            self._owner.started()
-            await self._until(lambda: False, math.inf)
+            self._steps.enter(State.EXITED)
+            await self._watch_over(lambda: False, State.EXITED)
 
-    async def _watch_over(self) -> None:
+    async def _watch_over(self, is_over: Any, state: State) -> None:
+        notifications = self._notifications
         end = now() + self._settings.runtime_max
-        while not self._is_over():
-            self._watchdog_fed = False
-            due = self._watchdog_due
-            if not await self._until(self._has_news, min(end, due) - now()):
+        while not is_over():
+            notifications.watchdog_fed = False
+            due = notifications.watchdog_due if state is State.RUNNING else math.inf
+            if not await self._steps.until(
+                lambda: is_over() or self._reload_asked or notifications.watchdog_fed,
+                min(end, due) - now(),
+            ):
                 if due <= end:
                     self._owner.say("watchdog: no WATCHDOG=1 in time")
                     raise StepFailedError(Result.WATCHDOG, "abort")
                 self._owner.say("its RuntimeMaxSec= is over")
                 raise StepFailedError(Result.TIMEOUT)
-            if self._reload is not None and not self._is_over():
-                await self._carry_out_reload()
-
-    def _has_news(self) -> bool:
-        return self._is_over() or self._reload is not None or self._watchdog_fed
+            if self._reload_asked and not is_over():
+                await self._carry_out_reload(state)
 
     def _is_over(self) -> bool:
-        return self._empty if self._main is None else self._main.ending is not None
+        if self._processes.main is None:
+            return self._processes.nobody_left
+        return self._main_has_ended()
 
-    async def _carry_out_reload(self) -> None:
-        self._owner.enter(State.RELOAD)
-        self._ready = False
-        succeeded = False
+    async def _carry_out_reload(self, state: State) -> None:
+        self._reload_asked, self._reloading = False, True
+        self._steps.enter(State.RELOAD)
+        self._notifications.ready = False
+        failed = ""
         try:
-            if self._settings.effective_type == "notify-reload" and self.main_pid:
-                await self._cell.ask("signal", number=int(signal.SIGHUP), pids=[self.main_pid])
-                await self._patiently(lambda: self._ready or self._is_over())
-            await self._in_turn(self._settings.exec_reload)
-            succeeded = True
+            pid = self._processes.main_pid
+            if self._settings.effective_type == "notify-reload" and pid:
+                await self._processes.cell.ask("signal", number=int(signal.SIGHUP), pids=[pid])
+                await self._steps.patiently(lambda: self._notifications.ready or self._is_over())
+            await self._steps.in_turn(self._settings.exec_reload)
         except StepFailedError as failure:
             if failure.result is Result.OOM_KILL:
                 raise
-            self._owner.say(f"its reload failed: {failure.result.value}")
+            failed = failure.result.value
         except OSError as error:
-            self._owner.say(f"its reload failed: {error.strerror}")
-        self._finish_reload(succeeded=succeeded)
-        self._owner.enter(State.RUNNING)
-
-    def _finish_reload(self, *, succeeded: bool) -> None:
-        if self._reload is not None and not self._reload.done():
-            self._reload.set_result(succeeded)
-        self._reload = None
+            failed = error.strerror or str(error)
+        self._reloading = False
+        if failed:
+            self._owner.say(f"its reload failed: {failed}")
+        if self._steps.stop_asked:
+            raise StopAskedError
+        self._owner.enter(state, reload_failed=bool(failed))

@@ -1,7 +1,7 @@
-"""Run a plan of units: start in order, keep looking at the figures, stop in order.
+"""Run a plan of units: have jobs done on them, keep looking at their figures, stop them in the end.
 
-Lives in one event loop. What becomes of one unit is ``member.py``'s, in which order they start and
-stop ``jobs.py``'s; how a service itself goes through its states ``service.py``'s.
+Lives in one event loop. What becomes of one unit is ``member.py``'s, which jobs are done and in which
+order ``jobs.py``'s; how a service itself goes through its states ``service.py``'s.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import itertools
 import os
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kmem_harness.controller.owner.client import ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.services.engine.jobs import Jobs
 from kmem_harness.services.engine.member import Member
+from kmem_harness.services.engine.rules import JobMode, JobResult, JobType
 from kmem_harness.services.engine.service import Service
 from kmem_harness.services.engine.states import Result, State
+from kmem_harness.services.engine.transaction import TransactionError
 from kmem_harness.services.unitfile.unit import apply_property
 
 if TYPE_CHECKING:
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from kmem_harness.harness import Harness
-    from kmem_harness.services.door.journal import Journal
     from kmem_harness.services.engine.plan import Plan
     from kmem_harness.services.unitfile.specifiers import Directories
     from kmem_harness.services.unitfile.unit import Unit
@@ -40,18 +42,45 @@ _LOOK_SECONDS = 0.25
 _EVERYBODY_MAY_PASS = 0o711
 
 
-class Manager(Jobs):
+#: Why a unit did not start, by the result of its job, where the unit itself has not failed.
+_REFUSED = {
+    JobResult.DEPENDENCY: Result.DEPENDENCY,
+    JobResult.ASSERT: Result.ASSERT,
+    JobResult.TIMEOUT: Result.TIMEOUT,
+}
+
+
+class Log(Protocol):
+    """Who keeps what units print and what happens to them."""
+
+    def add(self, unit: str, text: str, *, own: bool = False) -> None:
+        """Take a line."""
+
+    def state(self, unit: str, state: State, result: str) -> None:
+        """Take another state of a unit."""
+
+    def lines_of(self, unit: str, most: int = 10) -> list[str]:
+        """Give the last lines of one unit."""
+
+
+class Manager:
     """Everything of one ``services run``."""
 
     def __init__(
-        self, harness: Harness, plan: Plan, directories: Directories, journal: Journal
+        self, harness: Harness, plan: Plan, directories: Directories, journal: Log
     ) -> None:
         """Prepare the units of *plan*; nothing is started yet.
 
         Raises: ConfigurationError if a memcg cannot have its limit; OSError from a control file.
         """
-        super().__init__(plan, journal)
+        self.plan = plan
+        self.journal = journal
         self.harness = harness
+        self.members: dict[str, Member] = {}
+        self._jobs = Jobs(plan.relations, lambda unit, text: self.log(unit, text, own=True))
+        self._changed = asyncio.Event()
+        self._jobs.watch(self._job_finished, self._changed.set)
+        self._stopping = asyncio.Event()
         self.directories = directories
         self.controller_died = False
         self._notify_numbers = itertools.count(1)
@@ -65,6 +94,8 @@ class Manager(Jobs):
             member = self.members[name] = Member.make(plan.units[name], harness)
             if member.memcg is not None and member.unit.service is not None:
                 member.service = Service(member.unit, member.memcg, self)
+            member.changed = partial(self._member_changed, name)
+            self._jobs.subjects[name] = member.service or member
 
     # -- what a service needs: service.World -----------------------------------------------
 
@@ -92,22 +123,48 @@ class Manager(Jobs):
         """Take a line."""
         self.journal.add(unit, line, own=own)
 
-    def changed(self, service: Service) -> None:
-        """Act on another state of a service: tell, and start or stop those that depend on it."""
+    def queued(self, unit: str) -> JobType | None:
+        """Give the job that a unit has."""
+        return self._jobs.queued(unit)
+
+    def start_again(self, unit: str) -> bool:
+        """Queue a restart for ``Restart=``; false if that cannot be."""
+        if not self._jobs.propagates:
+            return False
+        try:
+            self._jobs.add(JobType.RESTART, [unit])
+        except TransactionError as error:
+            self.log(unit, str(error), own=True)
+            return False
+        return True
+
+    def changed(
+        self, service: Service, before: State, *, will_restart: bool, reload_failed: bool
+    ) -> None:
+        """Take another state of a service: tell it, and have jobs act on it."""
         name, state = service.unit.text, service.state
-        result = service.result.value if state in (State.FAILED, State.AUTO_RESTART) else ""
-        self.journal.state(name, state, result)
-        self._changed.set()
-        if self._stopping.is_set():
-            return
-        unit = service.unit.unit
-        if state in (State.FAILED, State.DEAD, State.AUTO_RESTART):
-            for bound in self.plan.bound_to(name):
-                self._react(self.stop([bound]))
-        if state is State.FAILED:
-            self._react(self.start(one for one in unit.on_failure if one in self.members))
-        elif state is State.DEAD and service.result is Result.SUCCESS:
-            self._react(self.start(one for one in unit.on_success if one in self.members))
+        if not will_restart:  # else it is down for a moment only
+            failed = state in (State.FAILED, State.AUTO_RESTART)
+            self.journal.state(name, state, service.result.value if failed else "")
+        self._jobs.notify(
+            name,
+            before.active,
+            state.active,
+            will_restart=will_restart,
+            reload_failed=reload_failed,
+        )
+
+    def _member_changed(self, name: str, before: State) -> None:
+        """Take another state of a slice or target."""
+        state = self.members[name].state
+        if state is not before:
+            self.journal.state(name, state, "")
+            self._jobs.notify(name, before.active, state.active)
+
+    def _job_finished(self, name: str, kind: JobType, result: JobResult) -> None:
+        """Remember why a unit did not start that has not failed itself."""
+        if kind is JobType.START and result is not JobResult.CANCELED:
+            self.members[name].refused = _REFUSED.get(result, Result.SUCCESS)
 
     def over(self, service: Service, report: dict[str, Any]) -> None:
         """Take the last figures of an activation."""
@@ -125,7 +182,7 @@ class Manager(Jobs):
         with suppress(ControllerDiedError):
             await self.stop_all()
             self._looking.cancel()
-            await asyncio.gather(self._looking, *self._reactions, return_exceptions=True)
+            await asyncio.gather(self._looking, return_exceptions=True)
             await self.look()
             for name in reversed(self.plan.in_order()):
                 memcg = self.members[name].memcg
@@ -142,9 +199,7 @@ class Manager(Jobs):
         Raises: ControllerDiedError.
         """
         async with self:
-            starting = asyncio.create_task(
-                self.start([name for name in self.members if name not in self.plan.on_demand])
-            )
+            starting = asyncio.create_task(self.start(self.plan.asked))
             ending = asyncio.create_task(self._until_over(starting))
             await asyncio.wait([ending], timeout=seconds)
             ending.cancel()
@@ -154,10 +209,99 @@ class Manager(Jobs):
             raise ControllerDiedError("the controller died, and every box with it")
         return self.held
 
+    # -- jobs ------------------------------------------------------------------------------
+
+    async def start(self, names: Iterable[str], mode: str = "replace") -> bool:
+        """Start units and those they pull in, in order; true if all of *names* are started then.
+
+        Raises: ConfigurationError if they cannot be started together.
+        """
+        return await self._do(JobType.START, names, mode)
+
+    async def stop(self, names: Iterable[str], mode: str = "replace") -> bool:
+        """Stop units and all that cannot be without them, last started first."""
+        return await self._do(JobType.STOP, names, mode)
+
+    async def restart(self, names: Iterable[str], mode: str = "replace") -> bool:
+        """Stop and start units, and those that are stopped with them."""
+        return await self._do(JobType.RESTART, names, mode)
+
+    async def try_restart(self, names: Iterable[str], mode: str = "replace") -> bool:
+        """Restart those that run."""
+        return await self._do(JobType.TRY_RESTART, names, mode)
+
+    async def reload(self, names: Iterable[str], mode: str = "replace") -> bool:
+        """Have services read their configuration again."""
+        return await self._do(JobType.RELOAD, names, mode)
+
+    async def isolate(self, name: str) -> bool:
+        """Start a unit, and stop all that it does not pull in. Raises: ConfigurationError."""
+        return await self._do(JobType.START, [name], JobMode.ISOLATE.value)
+
+    async def _do(self, kind: JobType, names: Iterable[str], mode: str) -> bool:
+        """Have a job done on units, and all that it calls for; true if it was on each of *names*."""
+        units = [self._member(name).unit.text for name in names]
+        try:
+            job_mode = JobMode(mode)
+        except ValueError:
+            known = ", ".join(one.value for one in JobMode)
+            raise ConfigurationError(f"job mode {mode!r} is not known; known are {known}") from None
+        for unit in units if job_mode is JobMode.ISOLATE else ():
+            if not self.plan.units[unit].unit.allow_isolate:
+                raise ConfigurationError(f"{unit} cannot be isolated; give it AllowIsolate=yes")
+        jobs = self._jobs.add(kind, units, job_mode)
+        if jobs:
+            await asyncio.wait([job.done for job in jobs.values()])
+        self._changed.set()  # who waits for all to be over looks when this is, too
+        asked = [jobs[unit] for unit in units if unit in jobs]
+        return all(job.done.result() is JobResult.DONE for job in asked)
+
+    def refuse_by_hand(self, op: str, names: Iterable[str]) -> None:
+        """Raise if a person may not start or stop units themselves: ConfigurationError."""
+        for name in names:
+            unit = self._member(name).unit.unit
+            refused = {
+                "start": unit.refuse_manual_start,
+                "stop": unit.refuse_manual_stop,
+                "restart": unit.refuse_manual_start or unit.refuse_manual_stop,
+            }
+            if refused.get(op, False):
+                message = f"{name} is not to be {op}ed by hand: RefuseManual{op.capitalize()}=yes"
+                raise ConfigurationError(message)
+
+    def reset_failed(self, names: Iterable[str]) -> None:
+        """Forget that units failed, and how often they were started."""
+        for name in names:
+            member = self._member(name)
+            member.refused = Result.SUCCESS
+            if member.service is not None:
+                member.service.reset_failed()
+
+    async def stop_all(self) -> None:
+        """Stop everything, in order."""
+        self._stopping.set()
+        self._jobs.propagates = False
+        await self._do(JobType.STOP, self.members, JobMode.REPLACE.value)
+
+    async def kill_all(self) -> None:
+        """End every box at once; the services in them have failed then."""
+        self._stopping.set()
+        self._jobs.propagates = False
+        cells = [m.service.cell for m in self.members.values() if m.service is not None]
+        await asyncio.gather(*(one.kill() for one in cells if one is not None))
+
+    def _member(self, name: str) -> Member:
+        try:
+            return self.members[name]
+        except KeyError:
+            known = ", ".join(sorted(self.members))
+            message = f"unit {name!r} does not run here; running are {known}"
+            raise ConfigurationError(message) from None
+
     @property
     def held(self) -> bool:
         """Whether no unit has failed."""
-        return all(member.state is not State.FAILED for member in self.members.values())
+        return all(member.held for member in self.members.values())
 
     @property
     def seconds(self) -> float:
@@ -173,8 +317,7 @@ class Manager(Jobs):
         while not self._stopping.is_set() and not self.controller_died:
             self._changed.clear()
             services = [m.service for m in self.members.values() if m.service is not None]
-            reacting = self._nr_restarting or any(not task.done() for task in self._reactions)
-            if starting.done() and not reacting and all(one.is_settled for one in services):
+            if starting.done() and self._jobs.idle and all(one.is_settled for one in services):
                 return
             await self._changed.wait()
 

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 from kmem_harness.controller.owner.client import ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.services.engine.accounts import Account, set_memcg_limit
+from kmem_harness.services.engine.conditions import first_unmet
+from kmem_harness.services.engine.rules import JobResult
 from kmem_harness.services.engine.states import Result, State
 from kmem_harness.services.unitfile.names import slice_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kmem_harness.controller.owner.client import Connection
     from kmem_harness.handles import MemcgHandle
     from kmem_harness.harness import Harness
@@ -35,8 +39,9 @@ class Member:
     service: Service | None = None
     #: Of what is no service.
     own_state: State = State.DEAD
-    own_result: Result = Result.SUCCESS
-    job: asyncio.Task[bool] | None = field(default=None, repr=False)
+    #: Why its last start came to nothing though the unit itself did not fail.
+    refused: Result = Result.SUCCESS
+    changed: Callable[[State], None] = field(default=lambda _: None, repr=False)
     #: The reports of the boxes of its activations that are over, the first hundred of them, with
     #: how each went: a box itself is ended by us.
     reports: list[dict[str, Any]] = field(default_factory=list, repr=False)
@@ -69,7 +74,49 @@ class Member:
     @property
     def result(self) -> Result:
         """How it last went."""
-        return self.own_result if self.service is None else self.service.result
+        own = Result.SUCCESS if self.service is None else self.service.result
+        return own if own is not Result.SUCCESS else self.refused
+
+    @property
+    def held(self) -> bool:
+        """Whether it has neither failed nor been kept from starting."""
+        return self.state is not State.FAILED and self.refused is Result.SUCCESS
+
+    # -- what jobs ask of what is no service -----------------------------------------------
+
+    @property
+    def active(self) -> str:
+        """Its active state."""
+        return self.state.active
+
+    @property
+    def why_no_reload(self) -> str:
+        """Why it cannot be reloaded."""
+        return f"a {self.unit.name.type} has nothing to read again"
+
+    def start(self) -> JobResult:
+        """Be active at once, if its conditions hold."""
+        unmet = first_unmet(self.unit.unit.asserts)
+        if unmet is not None:
+            return JobResult.ASSERT
+        if first_unmet(self.unit.unit.conditions) is None:
+            self._enter(State.ACTIVE)
+        return JobResult.DONE
+
+    def stop(self) -> JobResult:
+        """Be no longer active at once."""
+        self._enter(State.DEAD)
+        return JobResult.DONE
+
+    def reload(self) -> JobResult:
+        """Have nothing to reload."""
+        return JobResult.INVALID
+
+    def _enter(self, state: State) -> None:
+        before, self.own_state = self.own_state, state
+        self.changed(before)
+
+    # -- limits and figures ----------------------------------------------------------------
 
     def set_limit(self, key: str, *, made_now: bool = False) -> None:
         """Have the memcg's limit be what the unit says. Raises: ConfigurationError."""

@@ -1,4 +1,4 @@
-"""Take what the program inside a box tells of an activation: its processes', and sd_notify(3)'s.
+"""Take what the processes of a service say of themselves: sd_notify(3).
 
 Source for who may say what: sd_notify(3), and NotifyAccess= in systemd.service(5).
 """
@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kmem_harness.services.engine.processes import Processes, now
+from kmem_harness.services.engine.clock import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kmem_harness.services.engine.processes import Owner
+    from kmem_harness.services.engine.clock import Clock
+    from kmem_harness.services.engine.processes import Owner, Processes
     from kmem_harness.services.unitfile.unit import Unit
 
-__all__ = ["Notified", "notify_access"]
+__all__ = ["Notifications", "notify_access"]
 
 _WHOLE = re.compile(r"[0-9]{1,18}")
 
@@ -33,78 +34,82 @@ def notify_access(unit: Unit) -> str:
     return "main" if notifies or service.watchdog < math.inf else "none"
 
 
-class Notified(Processes):
-    """The processes of one activation, and what they say of themselves."""
+class Notifications:
+    """What the processes of one activation have said, and the watchdog they feed by it."""
 
-    def __init__(self, owner: Owner, notify: str) -> None:
-        """Prepare; *notify* is the path of its sd_notify socket, or empty."""
-        super().__init__(owner, notify)
-        self._ready = False
-        self._watchdog_due = math.inf
-        self._watchdog_fed = False
+    def __init__(self, owner: Owner, processes: Processes, clock: Clock) -> None:
+        """Hear nothing yet."""
+        assert owner.unit.service is not None  # noqa: S101 - as above
+        self.ready = False
+        #: ``WATCHDOG_USEC=``, by default ``WatchdogSec=``. Units: seconds.
+        self.watchdog = owner.unit.service.watchdog
+        self.watchdog_due = math.inf
+        self.watchdog_fed = False
+        self._owner = owner
+        self._processes = processes
+        self._clock = clock
 
-    def event(self, event: dict[str, Any]) -> None:
-        """Take one event of the box."""
-        if event["event"] == "notify":
-            self._notified(event["pid"], event["text"])
-        self._take(event)
-
-    def _notified(self, sender: int, text: str) -> None:
-        """Take an sd_notify(3) message, if NotifyAccess= lets its sender say something."""
+    def take(self, sender: int, text: str) -> None:
+        """Take a message, if NotifyAccess= lets its sender say something."""
         access = notify_access(self._owner.unit)
-        known = sender in self._processes or not self._processes
-        is_main = sender == self.main_pid or (self._main is None and known)
+        known = sender in self._processes.known or not self._processes.known
+        is_main = sender == self._processes.main_pid or (self._processes.main is None and known)
         if access != "all" and not is_main and not (access == "exec" and known):
             self._owner.say(f"sd_notify of process {sender} ignored: NotifyAccess={access}")
             return
         for line in text.split("\n"):
             name, _, value = line.partition("=")
-            if name in _NOTIFICATIONS:
-                _NOTIFICATIONS[name](self, value)
+            if name in _MESSAGES:
+                _MESSAGES[name](self, value)
+        self._clock.ring()
 
-    def _notify_ready(self, value: str) -> None:
-        self._ready = value == "1"
+    def start_watchdog(self) -> None:
+        """Count from now."""
+        self.watchdog_due = now() + self.watchdog
 
-    def _notify_reloading(self, value: str) -> None:
-        self._ready = self._ready and value != "1"
+    def _ready(self, value: str) -> None:
+        self.ready = value == "1"
 
-    def _notify_stopping(self, value: str) -> None:
+    def _reloading(self, value: str) -> None:
+        self.ready = self.ready and value != "1"
+
+    def _stopping(self, value: str) -> None:
         if value == "1":
             self._owner.status_text = self._owner.status_text or "stopping"
 
-    def _notify_status(self, value: str) -> None:
+    def _status(self, value: str) -> None:
         self._owner.status_text = value
 
-    def _notify_main_pid(self, value: str) -> None:
+    def _main_pid(self, value: str) -> None:
         if _WHOLE.fullmatch(value) and int(value) > 0:
-            task = asyncio.ensure_future(self._adopt(int(value)))
+            task = asyncio.ensure_future(self._processes.adopt(int(value)))
             # A box that is lost says so itself.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    def _notify_watchdog(self, value: str) -> None:
-        self._watchdog_fed = True
+    def _watchdog(self, value: str) -> None:
+        self.watchdog_fed = True
         if value == "trigger":
-            self._watchdog_due = now()
-        elif self._watchdog < math.inf:
-            self._watchdog_due = now() + self._watchdog
+            self.watchdog_due = now()
+        elif self.watchdog < math.inf:
+            self.start_watchdog()
 
-    def _notify_watchdog_usec(self, value: str) -> None:
+    def _watchdog_usec(self, value: str) -> None:
         if _WHOLE.fullmatch(value):
-            self._watchdog = int(value) / 1e6 or math.inf
-            self._notify_watchdog("1")
+            self.watchdog = int(value) / 1e6 or math.inf
+            self._watchdog("1")
 
-    def _notify_extend(self, value: str) -> None:
+    def _extend(self, value: str) -> None:
         if _WHOLE.fullmatch(value):
-            self._deadline = max(self._deadline, now() + int(value) / 1e6)
+            self._clock.extend(int(value) / 1e6)
 
 
-_NOTIFICATIONS: dict[str, Callable[[Notified, str], None]] = {
-    "READY": Notified._notify_ready,  # noqa: SLF001 - a table of this class's own methods
-    "RELOADING": Notified._notify_reloading,  # noqa: SLF001
-    "STOPPING": Notified._notify_stopping,  # noqa: SLF001
-    "STATUS": Notified._notify_status,  # noqa: SLF001
-    "MAINPID": Notified._notify_main_pid,  # noqa: SLF001
-    "WATCHDOG": Notified._notify_watchdog,  # noqa: SLF001
-    "WATCHDOG_USEC": Notified._notify_watchdog_usec,  # noqa: SLF001
-    "EXTEND_TIMEOUT_USEC": Notified._notify_extend,  # noqa: SLF001
+_MESSAGES: dict[str, Callable[[Notifications, str], None]] = {
+    "READY": Notifications._ready,  # noqa: SLF001 - a table of this class's own methods
+    "RELOADING": Notifications._reloading,  # noqa: SLF001
+    "STOPPING": Notifications._stopping,  # noqa: SLF001
+    "STATUS": Notifications._status,  # noqa: SLF001
+    "MAINPID": Notifications._main_pid,  # noqa: SLF001
+    "WATCHDOG": Notifications._watchdog,  # noqa: SLF001
+    "WATCHDOG_USEC": Notifications._watchdog_usec,  # noqa: SLF001
+    "EXTEND_TIMEOUT_USEC": Notifications._extend,  # noqa: SLF001
 }

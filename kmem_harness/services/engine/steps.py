@@ -1,12 +1,20 @@
-"""Run the command lines of a unit in turn, as patiently as it says; judge how each ended."""
+"""Run the command lines of a unit in turn, as patiently as it says; judge how each ended.
+
+Holds how an activation has gone so far, and what breaks it off.
+"""
 
 from __future__ import annotations
 
+import math
+import uuid
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.services.engine.notify import Notified
-from kmem_harness.services.engine.states import Result
+from kmem_harness.services.engine.clock import Clock
+from kmem_harness.services.engine.notify import Notifications
+from kmem_harness.services.engine.processes import Processes
+from kmem_harness.services.engine.states import Result, State
 from kmem_harness.services.engine.verdicts import Ending, judge
+from kmem_harness.services.unitfile.values import signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,74 +39,118 @@ class StepFailedError(Exception):
         self.first = first
 
 
-class Steps(Notified):
-    """What is done in one activation, a command at a time, and what breaks that off."""
+class Steps:
+    """What is done in one activation, a command at a time."""
 
     def __init__(self, owner: Owner, notify: str) -> None:
         """Prepare; *notify* is the path of its sd_notify socket, or empty."""
-        super().__init__(owner, notify)
-        self._stop_asked = False
-        self._out_of_memory = False
+        assert owner.unit.service is not None  # noqa: S101 - only services are activated
+        self.owner = owner
+        self.settings = owner.unit.service
+        self.clock = Clock()
+        self.processes = Processes(owner, self.clock)
+        self.notifications = Notifications(owner, self.processes, self.clock)
+        self.result = Result.SUCCESS
+        #: How the main process ended.
+        self.main_ending: Ending | None = None
+        self.stop_asked = False
+        self.out_of_memory = False
+        self._notify = notify
+        self._invocation = uuid.uuid4().hex
 
-    def ask_to_stop(self) -> None:
-        """Have it wind down."""
-        self._stop_asked = True
-        self._news.set()
-
-    def out_of_memory(self) -> None:
-        """Learn that a memory limit refused a call: the kernel would have killed a process."""
-        self._out_of_memory = True
-        self._news.set()
-
-    async def _in_turn(self, commands: Sequence[ExecCommand]) -> None:
+    async def in_turn(self, commands: Sequence[ExecCommand]) -> None:
         """Run command lines one after the other; the first that fails is the last."""
         for command in commands:
-            self._check(await self._to_the_end(command))
+            self.check(await self.to_the_end(command))
 
-    async def _to_the_end(self, command: ExecCommand) -> Process:
-        process = await self._spawn(command)
-        await self._patiently(lambda: process.ending)
+    async def to_the_end(self, command: ExecCommand) -> Process:
+        """Run one command line."""
+        process = await self.spawn(command)
+        await self.patiently(lambda: process.ending)
         return process
 
-    def _check(self, process: Process) -> None:
-        """Raise if an ended process did not end well."""
-        result = judge(process.ending or Ending(code=0), self._settings)
+    async def spawn(self, command: ExecCommand, *, main: bool = False) -> Process:
+        """Start a command line with the variables of systemd.exec(5) that depend on how things stand."""
+        variables, own = {"INVOCATION_ID": self._invocation}, ["SYSTEMD_EXEC_PID"]
+        if self._notify:
+            variables["NOTIFY_SOCKET"] = self._notify
+        if self.notifications.watchdog < math.inf:
+            variables["WATCHDOG_USEC"] = str(int(self.notifications.watchdog * 1e6))
+            own += ["WATCHDOG_PID"] if main else []
+        if not main and self.processes.main_pid:
+            variables["MAINPID"] = str(self.processes.main_pid)
+        if self.owner.state.active == "deactivating":
+            variables |= self._how_it_ended()
+        return await self.processes.spawn(command, variables, own)
+
+    def _how_it_ended(self) -> dict[str, str]:
+        found = {"SERVICE_RESULT": self.result.value}
+        main = self.processes.main
+        ending = self.main_ending or (main and main.ending)
+        if ending and ending.signal is None:
+            found |= {"EXIT_CODE": "exited", "EXIT_STATUS": str(ending.code)}
+        elif ending:
+            killed = "dumped" if ending.core else "killed"
+            found |= {"EXIT_CODE": killed, "EXIT_STATUS": signal_name(ending.signal or 0)}
+        return found
+
+    def enter(self, state: State) -> None:
+        """Have the service be in another state on its way up. Raises: StopAskedError."""
+        if self.stop_asked:  # or the stop would seem not to have been heard
+            raise StopAskedError
+        self.owner.enter(state)
+
+    def check(self, process: Process) -> None:
+        """Raise if an ended process did not end well: StepFailedError."""
+        result = judge(process.ending or Ending(code=0), self.settings)
         if result is not Result.SUCCESS and not process.ignore_failure:
             raise StepFailedError(result)
 
-    def _check_main(self) -> None:
-        if self._main is not None:
-            self.main_ending = self._main.ending
-            self._check(self._main)
+    def check_main(self) -> None:
+        """Raise if the main process did not end well: StepFailedError."""
+        if self.processes.main is not None:
+            self.main_ending = self.processes.main.ending
+            self.check(self.processes.main)
 
-    async def _patiently(self, happened: Callable[[], Any]) -> None:
+    async def patiently(self, happened: Callable[[], Any]) -> None:
         """Wait as TimeoutStartSec= says. Raises: StepFailedError at its end."""
-        if not await self._until(happened, self._settings.start_seconds):
-            self._owner.say(f"{self._owner.state.value} timed out")
-            raise self._start_timeout()
+        if not await self.until(happened, self.settings.start_seconds):
+            self.owner.say(f"{self.owner.state.value} timed out")
+            raise self.start_timeout()
 
-    def _start_timeout(self) -> StepFailedError:
-        return StepFailedError(Result.TIMEOUT, self._settings.start_failure_mode)
+    def start_timeout(self) -> StepFailedError:
+        """Make the failure of a start that takes too long."""
+        return StepFailedError(Result.TIMEOUT, self.settings.start_failure_mode)
+
+    async def until(self, happened: Callable[[], Any], seconds: float) -> bool:
+        """Wait until *happened*; false after *seconds*.
+
+        Raises: CellLostError, StopAskedError, StepFailedError.
+        """
+        return await self.clock.until(happened, seconds, self._interrupt)
+
+    async def until_gone(self, happened: Callable[[], Any], seconds: float) -> bool:
+        """Wait as :meth:`until`, and let nothing but a lost box break it off: CellLostError."""
+        return await self.clock.until(happened, seconds, self.processes.check_cell)
 
     def _interrupt(self) -> None:
-        if self._stop_asked:
+        self.processes.check_cell()
+        if self.stop_asked:
             raise StopAskedError
-        self._obey_oom_policy()
-
-    def _obey_oom_policy(self) -> None:
-        if not self._out_of_memory:
+        if not self.out_of_memory:
             return
-        self._out_of_memory = False
-        policy = self._settings.oom_policy
-        self._owner.say(f"out of memory: its MemoryMax= or a slice's was met; OOMPolicy={policy}")
+        self.out_of_memory = False
+        policy = self.settings.oom_policy
+        self.owner.say(f"out of memory: its MemoryMax= or a slice's was met; OOMPolicy={policy}")
         if policy != "continue":
             raise StepFailedError(Result.OOM_KILL, "kill" if policy == "kill" else "terminate")
 
-    def _cannot_start(self, error: OSError) -> None:
-        self._owner.say(f"a process cannot be started: {error}")
-        self._fail(Result.RESOURCES)
+    def cannot_start(self, error: OSError) -> None:
+        """Fail for want of something that a new process needs."""
+        self.owner.say(f"a process cannot be started: {error}")
+        self.fail(Result.RESOURCES)
 
-    def _fail(self, result: Result) -> None:
+    def fail(self, result: Result) -> None:
         """Remember the first thing that went wrong."""
         if self.result is Result.SUCCESS:
             self.result = result

@@ -105,13 +105,35 @@ class UnitSettings:
     after: list[str] = many("After", read.unit_names, resets=False)
     before: list[str] = many("Before", read.unit_names, resets=False)
     wants: list[str] = many("Wants", read.unit_names, resets=False)
-    requires: list[str] = many("Requires", read.unit_names, resets=False)
-    requisite: list[str] = many("Requisite", read.unit_names, resets=False)
-    binds_to: list[str] = many("BindsTo", read.unit_names, resets=False)
+    requires: list[str] = many("Requires RequiresOverridable", read.unit_names, resets=False)
+    requisite: list[str] = many("Requisite RequisiteOverridable", read.unit_names, resets=False)
+    binds_to: list[str] = many("BindsTo BindTo", read.unit_names, resets=False)
     part_of: list[str] = many("PartOf", read.unit_names, resets=False)
+    upholds: list[str] = many("Upholds", read.unit_names, resets=False)
     conflicts: list[str] = many("Conflicts", read.unit_names, resets=False)
+    propagates_stop_to: list[str] = many("PropagatesStopTo", read.unit_names, resets=False)
+    stop_propagated_from: list[str] = many("StopPropagatedFrom", read.unit_names, resets=False)
+    propagates_reload_to: list[str] = many(
+        "PropagatesReloadTo PropagateReloadTo", read.unit_names, resets=False
+    )
+    reload_propagated_from: list[str] = many(
+        "ReloadPropagatedFrom PropagateReloadFrom", read.unit_names, resets=False
+    )
     on_failure: list[str] = many("OnFailure", read.unit_names, resets=False)
     on_success: list[str] = many("OnSuccess", read.unit_names, resets=False)
+    on_failure_job_mode: str = one(
+        "OnFailureJobMode", read.choice("replace", "fail", "isolate"), "replace"
+    )
+    on_success_job_mode: str = one(
+        "OnSuccessJobMode", read.choice("replace", "fail", "isolate"), "fail"
+    )
+    stop_when_unneeded: bool = one("StopWhenUnneeded", parse_boolean, False)
+    refuse_manual_start: bool = one("RefuseManualStart", parse_boolean, False)
+    refuse_manual_stop: bool = one("RefuseManualStop", parse_boolean, False)
+    allow_isolate: bool = one("AllowIsolate", parse_boolean, False)
+    ignore_on_isolate: bool = one("IgnoreOnIsolate", parse_boolean, False)
+    job_timeout: float = one("JobTimeoutSec", parse_timeout, math.inf)
+    job_running_timeout: float = one("JobRunningTimeoutSec", parse_timeout, math.inf)
     default_dependencies: bool = one("DefaultDependencies", parse_boolean, True)
     start_limit_interval: float = one(
         "StartLimitIntervalSec StartLimitInterval", parse_seconds, 10.0

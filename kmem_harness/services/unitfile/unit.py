@@ -92,6 +92,11 @@ class Unit:
             return f"system-{self.name.prefix.replace('-', chr(92) + 'x2d')}.slice"
         return self.limits.slice or "system.slice"
 
+    @property
+    def has_slice(self) -> bool:
+        """Whether it is in a slice of its own naming: all are below the root, which is always there."""
+        return self.name.type in ("service", "slice") and self.slice != "-.slice"
+
     def not_emulated(self) -> list[Noted]:
         """List what is not acted on and should be told."""
         silent = (Handling.ENFORCED, Handling.TOLD)

@@ -242,7 +242,6 @@ def complaint(capsys, *arguments: str) -> tuple[int, str]:
             "a.service:2: ExecStart='%Q': unknown specifier '%Q'",
         ),
         ("[Service]\nExecStart=/bin/true\nX-KmemMax=10\n", "a.service:3: X-KmemMax='10' is below"),
-        ("[Unit]\nAfter=a.service\n[Service]\nExecStart=/bin/true\n", "in a circle"),
     ],
 )
 def test_services_when_a_unit_is_wrong_then_nothing_starts(tmp_path, capsys, text, words):

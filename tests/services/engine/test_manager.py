@@ -16,7 +16,7 @@ def states(stage, *names):
 def test_unit_when_what_it_requires_fails_then_it_is_not_started(stage):
     async def script(stage):
         assert not await stage.started
-        assert states(stage, "a", "b", "c") == ["failed", "failed", "running"]
+        assert states(stage, "a", "b", "c") == ["failed", "dead", "running"]
 
     found = stage.play(
         {

@@ -6,6 +6,7 @@ import pytest
 
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.services.engine.plan import make_plan
+from kmem_harness.services.engine.rules import Atom
 from kmem_harness.services.unitfile.load import Library, UnitNotFoundError
 from kmem_harness.services.unitfile.specifiers import Directories
 
@@ -24,9 +25,9 @@ def plan(folder: Path, units: dict[str, str], *names: str) -> Plan:
     library = Library([str(folder)], Directories("/run/kmem"))
     found = make_plan(library, names or [name for name in units if "/" not in name])
     assert "system.slice" in found.units
-    for relation in (found.units, found.after, found.requires):
+    for relation in (found.units, found.relations.after):
         relation.pop("system.slice")
-    for after in found.after.values():
+    for after in found.relations.after.values():
         after.discard("system.slice")
     return found
 
@@ -52,8 +53,8 @@ def test_units_when_wanted_then_they_are_pulled_in_and_others_are_assumed(tmp_pa
     )
     assert set(found.units) == {"a.service", "b.service", "c.service"}
     assert set(found.assumed) == {"network.target", "x.socket"}
-    assert found.requires["a.service"] == {"c.service"}
-    assert found.stopped_with("c.service") == {"a.service"}
+    assert found.relations.towards("a.service", Atom.PULL_IN_START) == ["c.service", "system.slice"]
+    assert found.relations.towards("c.service", Atom.PROPAGATE_STOP) == ["a.service"]
 
 
 def test_target_when_it_pulls_units_in_then_it_waits_for_them(tmp_path):

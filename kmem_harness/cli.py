@@ -32,7 +32,7 @@ class _LazyGroup(click.Group):
         "calibrate": "kmem_harness.calibrate.command",
         "experiment": "kmem_harness.experiments.command",
         "replay": "kmem_harness.replay.command",
-        "services": "kmem_harness.services.command",
+        "services": "kmem_harness.services.door.command",
         "top": "kmem_harness.top.command",
         "sweep": "kmem_harness.experiments.sweep_command",
         "what-if": "kmem_harness.experiments.what_if_command",

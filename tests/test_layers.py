@@ -103,9 +103,9 @@ FOREIGN: dict[str, set[str]] = {
     "experiments.on_dask": {"distributed"},
     "top": {"click", "rich"},
     "services": {"typing_extensions"},
-    "services.inside": set(),
-    "services.command": {"click", "rich"},
-    "services.view": {"rich"},
+    "services.engine.inside": set(),
+    "services.door.command": {"click", "rich"},
+    "services.door.view": {"rich"},
     "cli": {"click"},
 }
 

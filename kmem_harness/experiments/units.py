@@ -8,18 +8,18 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.services.journal import Journal
-from kmem_harness.services.manager import Manager
-from kmem_harness.services.run import load_plan
-from kmem_harness.services.specifiers import Directories
+from kmem_harness.services.door.journal import Journal
+from kmem_harness.services.door.run import load_plan
+from kmem_harness.services.engine.manager import Manager
+from kmem_harness.services.unitfile.specifiers import Directories
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kmem_harness.experiments.model import BoxPlan
     from kmem_harness.harness import Harness
-    from kmem_harness.services.order import Plan
-    from kmem_harness.services.service import Service
+    from kmem_harness.services.engine.plan import Plan
+    from kmem_harness.services.engine.service import Service
 
 __all__ = ["Units", "check_units", "properties_of"]
 

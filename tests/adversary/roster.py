@@ -209,7 +209,7 @@ ELSEWHERE = {
     "file systems that are never answered for, or mounted at names with line ends": (
         "tests/controller/test_siege.py, tests/interposer/test_file_systems.py"
     ),
-    "a service that speaks for our program in its box": "tests/services/test_service.py",
+    "a service that speaks for our program in its box": "tests/services/engine/test_service.py",
     "whatever can be written to a socket, a file or `/proc`: ten million odd inputs": "tests/fuzz",
 }
 

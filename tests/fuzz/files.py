@@ -18,10 +18,10 @@ from kmem_harness.faults.outcome import Outcome, Site
 from kmem_harness.faults.state import SweepState
 from kmem_harness.pytest_plugin.baseline import _parse as read_baseline
 from kmem_harness.replay.trace import load_trace
-from kmem_harness.services.names import parse_name
-from kmem_harness.services.specifiers import Directories
-from kmem_harness.services.syntax import read_unit_file
-from kmem_harness.services.unit import build_unit
+from kmem_harness.services.unitfile.names import parse_name
+from kmem_harness.services.unitfile.specifiers import Directories
+from kmem_harness.services.unitfile.syntax import read_unit_file
+from kmem_harness.services.unitfile.unit import build_unit
 from tests.fuzz.reader import Reader, of_file
 
 if TYPE_CHECKING:

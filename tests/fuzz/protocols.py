@@ -25,19 +25,19 @@ from kmem_harness.core.tree import MemcgTree
 from kmem_harness.interposer.filter import MAGIC
 from kmem_harness.interposer.profile import ALLOW_ALL
 from kmem_harness.runtimes.sidecar import _Unpacker
-from kmem_harness.services.activation import Activation
-from kmem_harness.services.cell import Cell
-from kmem_harness.services.names import parse_name
-from kmem_harness.services.specifiers import Directories
-from kmem_harness.services.states import State
-from kmem_harness.services.syntax import Assignment, Place
-from kmem_harness.services.unit import build_unit
+from kmem_harness.services.engine.activation import Activation
+from kmem_harness.services.engine.cell import Cell
+from kmem_harness.services.engine.states import State
+from kmem_harness.services.unitfile.names import parse_name
+from kmem_harness.services.unitfile.specifiers import Directories
+from kmem_harness.services.unitfile.syntax import Assignment, Place
+from kmem_harness.services.unitfile.unit import build_unit
 from tests.fuzz.reader import Reader, of_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kmem_harness.services.unit import Unit
+    from kmem_harness.services.unitfile.unit import Unit
     from tests.fuzz.reader import Read
 
 __all__ = ["READERS"]
@@ -290,11 +290,10 @@ class _Owner:
         self.state = State.START
         self.status_text = ""
 
-    def enter(self, state: State) -> None:
-        self.state = state
+    is_restarted = False
 
-    def started(self) -> None:
-        pass
+    def enter(self, state: State, *, reload_failed: bool = False) -> None:
+        self.state = state
 
     def say(self, text: str) -> None:
         str(text).encode("utf-8", "replace")
@@ -315,7 +314,7 @@ class _Box:
 
     def say(self, data: bytes) -> None:
         self._number += 1
-        if self._number % _RENEWED == 0 or self._activation._cell.lost:
+        if self._number % _RENEWED == 0 or self._activation._processes.cell.lost:
             self._end()
             self._activation = self._loop.run_until_complete(self._begin())
         if data:
@@ -332,12 +331,12 @@ class _Box:
 
     async def _begin(self) -> Activation:
         activation = Activation(_Owner(), "")
-        activation._cell = Cell(self._ours, -1, activation.event)
-        activation._cell.box = SimpleNamespace(running=self._theirs)
+        activation._processes.cell = Cell(self._ours, -1, activation.event)
+        activation._processes.cell.box = SimpleNamespace(running=self._theirs)
         return activation
 
     async def _hear(self) -> None:
-        self._activation._cell._hear()
+        self._activation._processes.cell._hear()
         with suppress(BlockingIOError):
             while self._theirs.recv(200_000):
                 pass

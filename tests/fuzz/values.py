@@ -14,12 +14,12 @@ from kmem_harness.experiments.experiment_file import factor_of
 from kmem_harness.faults.rule import parse_rule
 from kmem_harness.handles import limit_text
 from kmem_harness.pytest_plugin import reading
-from kmem_harness.services import values
-from kmem_harness.services.names import escape, parse_name, slice_path, unescape
-from kmem_harness.services.readers import Context, commands, conditions, variables
-from kmem_harness.services.specifiers import Directories, Specifiers
-from kmem_harness.services.syntax import Place
-from kmem_harness.services.words import (
+from kmem_harness.services.unitfile import values
+from kmem_harness.services.unitfile.names import escape, parse_name, slice_path, unescape
+from kmem_harness.services.unitfile.readers import Context, commands, conditions, variables
+from kmem_harness.services.unitfile.specifiers import Directories, Specifiers
+from kmem_harness.services.unitfile.syntax import Place
+from kmem_harness.services.unitfile.words import (
     QuotingError,
     expand_arguments,
     parse_environment_file,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.services.journal import Journal
-from kmem_harness.services.manager import Manager
-from kmem_harness.services.run import load_plan
-from kmem_harness.services.specifiers import Directories
+from kmem_harness.services.door.journal import Journal
+from kmem_harness.services.door.run import load_plan
+from kmem_harness.services.engine.manager import Manager
+from kmem_harness.services.unitfile.specifiers import Directories
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

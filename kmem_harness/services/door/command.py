@@ -1,0 +1,143 @@
+"""The ``services`` commands. Knows options and output; ``run.py`` and ``control.py`` do the work."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from kmem_harness.core.releases import DEFAULT_PROFILE
+from kmem_harness.services.door.control import ask_running
+
+__all__ = ["services"]
+
+
+class _Property(click.ParamType[Any]):
+    name = "UNIT:KEY=VALUE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str, str]:
+        unit, colon, assignment = str(value).partition(":")
+        key, equals, setting = assignment.partition("=")
+        if not (colon and equals and key and "." in unit):
+            self.fail(
+                f"{value!r} is not UNIT:KEY=VALUE, as in web.service:X-KmemMax=8M", param, ctx
+            )
+        return unit, key, setting
+
+
+@click.group()
+def services() -> None:
+    """Run systemd's unit files in boxes, under a slice tree of memcgs. No systemd, no root."""
+
+
+@services.command()
+@click.argument("units", metavar="DIR|UNIT...", nargs=-1, required=True)
+@click.option(
+    "-p",
+    "--property",
+    "properties",
+    multiple=True,
+    type=_Property(),
+    help="Set KEY on top of the unit's files; may be given often.",
+)
+@click.option(
+    "--for",
+    "seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Stop everything, in order, after S seconds.",
+)
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False),
+    help="Where services keep run, lib, cache, log and etc (default: a folder that is removed).",
+)
+@click.option("--kernel", metavar="PROFILE", default=DEFAULT_PROFILE, show_default=True)
+@click.option("--costs", metavar="FILE.toml", help="Cost table to use instead of the profile's.")
+@click.option("--isolation", type=click.Choice(["user", "pid", "none"]))
+@click.option("--report", type=click.Path(dir_okay=False), metavar="FILE.json|FILE.html")
+@click.option("--plain", is_flag=True, help="Print lines alone, no live table.")
+@click.option("--quiet", is_flag=True, help="Print nothing but the table at the end.")
+def run(
+    units: tuple[str, ...], report: str | None, *, plain: bool, quiet: bool, **options: Any
+) -> None:
+    """Start units in order, show how they do, stop them in order.
+
+    A DIR stands for every service, slice and target in it; a bare name is looked for in the DIRs
+    given, then where systemd would. Ends at Ctrl-C, `services stop`, --for, or when nothing runs
+    any more. Exits with 0 if no unit failed, else 1; 2 if something cannot be run, before anything
+    starts.
+    """
+    from rich.console import Console
+
+    from kmem_harness.report.files import check_report_path
+    from kmem_harness.services.door.run import Options, run_services
+    from kmem_harness.services.door.view import LiveView, PlainView, QuietView
+
+    if report is not None:
+        check_report_path(report)
+    console = Console(highlight=False)
+    live = console.is_terminal and not console.is_dumb_terminal and not plain
+    kind = QuietView if quiet else LiveView if live else PlainView
+    outcome = run_services(units, Options(**options), kind(console))
+    if report is not None:
+        _write_report(report, outcome)
+    sys.exit(0 if outcome["held"] else 1)
+
+
+def _write_report(path: str, outcome: dict[str, Any]) -> None:
+    if path.endswith(".html"):
+        from kmem_harness.services.door.page import write_services_page
+
+        write_services_page(path, outcome)
+        return
+    from kmem_harness.report.files import write_json
+
+    write_json(path, outcome)
+
+
+@services.command()
+@click.argument("units", metavar="[UNIT...]", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(units: tuple[str, ...], *, as_json: bool) -> None:
+    """Show the units of a running instance of yours."""
+    from rich.console import Console
+
+    from kmem_harness.services.door.view import table_of
+
+    answer = ask_running("status", units=list(units))
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(table_of(answer["units"]))
+    for unit in answer["units"] if units else ():
+        for line in unit["lines"]:
+            console.print(f"{unit['unit']}  {line}", markup=False, soft_wrap=True)
+
+
+@services.command("set-property")
+@click.argument("unit")
+@click.argument("assignments", metavar="KEY=VALUE...", nargs=-1, required=True)
+def set_property(unit: str, assignments: tuple[str, ...]) -> None:
+    """Change limits of a running unit: X-KmemMax, MemoryMax, MemoryHigh, TasksMax.
+
+    TasksMax counts from the unit's next start on.
+    """
+    ask_running("set-property", unit=unit, assignments=list(assignments))
+
+
+def _job(name: str, text: str, *, required: bool = True) -> None:
+    @services.command(name, help=text)
+    @click.argument("units", metavar="UNIT...", nargs=-1, required=required)
+    def job(units: tuple[str, ...]) -> None:
+        if not ask_running(name, units=list(units)):
+            raise click.ClickException(f"{name} {' '.join(units)} failed; see services status")
+
+
+_job("stop", "Stop units and all that need them; without a UNIT everything.", required=False)
+_job("start", "Start units of a running instance again.")
+_job("restart", "Stop units, and start them again.")
+_job("reload", "Have services read their configuration again.")

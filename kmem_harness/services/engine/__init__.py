@@ -1,0 +1,1 @@
+"""Run units as systemd does: jobs and transactions, services and the processes in their boxes."""

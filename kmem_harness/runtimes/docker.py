@@ -18,6 +18,7 @@ import requests.exceptions
 from docker.utils import kwargs_from_env
 
 from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.logs import logger
 from kmem_harness.runtimes import wrapping
 from kmem_harness.runtimes.docker_box import SHORT_ID, DockerBox
 from kmem_harness.runtimes.engine import (
@@ -29,7 +30,7 @@ from kmem_harness.runtimes.engine import (
 from kmem_harness.runtimes.interception import KmemClient
 from kmem_harness.runtimes.labels import BOX, Labels, sweep
 from kmem_harness.runtimes.local import SHIM
-from kmem_harness.runtimes.logs import Log, logger
+from kmem_harness.runtimes.logs import Log
 from kmem_harness.runtimes.native import NativeListener
 from kmem_harness.runtimes.spec import BoxSpec, ContainerSpec
 from kmem_harness.runtimes.watcher import Watcher

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import os
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,8 +20,9 @@ import requests.exceptions
 from docker.utils import kwargs_from_env
 
 from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.logs import logger
 from kmem_harness.runtimes import wrapping
-from kmem_harness.runtimes.docker_box import SHORT_ID, DockerBox
+from kmem_harness.runtimes.docker_box import DockerBox
 from kmem_harness.runtimes.engine import (
     check_engine,
     engine_address,
@@ -27,9 +30,9 @@ from kmem_harness.runtimes.engine import (
     readable_errors,
 )
 from kmem_harness.runtimes.interception import KmemClient
-from kmem_harness.runtimes.labels import BOX, Labels, sweep
+from kmem_harness.runtimes.labels import BOX, COMMAND, Labels, sweep
 from kmem_harness.runtimes.local import SHIM
-from kmem_harness.runtimes.logs import Log, logger
+from kmem_harness.runtimes.logs import Log
 from kmem_harness.runtimes.native import NativeListener
 from kmem_harness.runtimes.spec import BoxSpec, ContainerSpec
 from kmem_harness.runtimes.watcher import Watcher
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from kmem_harness.runtimes.sidecar import SidecarController
 
 __all__ = ["DockerRuntime"]
+
+_WHOLE_ID = re.compile("[0-9a-f]{64}")
 
 
 class DockerRuntime:
@@ -99,18 +104,20 @@ class DockerRuntime:
     known = runtime
 
     def find(self, container: Any) -> DockerBox | None:
-        """Find a container of ours by what docker-py calls it: id, short id or name."""
+        """Find a container of ours by what its engine takes for it: an id, any part of one, a name.
+
+        All but a whole id is the engine's to resolve: it knows of other containers, and of new names.
+        """
         name = str(
             container.get("Id") or container.get("ID") if isinstance(container, dict) else container
         )
-        if name in self._boxes:
-            return self._boxes[name]
-        for found, running in list(self._boxes.items()):
-            if len(name) >= SHORT_ID and found.startswith(name):
-                return running
-            if running.name == name:
-                return running
-        return None
+        if name in self._boxes or not self._boxes or _WHOLE_ID.fullmatch(name):
+            return self._boxes.get(name)
+        try:
+            found = self.plain("inspect_container", name)
+        except (docker.errors.DockerException, requests.exceptions.RequestException):
+            return None  # what is about to be asked of it will fail, and say so
+        return self._boxes.get(found["Id"])
 
     def check(self, spec: BoxSpec) -> BoxSpec:
         """See that there is an image, and that the command is a list. Raises: ConfigurationError."""
@@ -182,6 +189,7 @@ class DockerRuntime:
             config=config,
         )
         running = DockerBox(self, box, config["Image"])
+        running.asked = wrapping.own_words(config, image)
         box.attach(running)
         running.rewrite = functools.partial(self._rewrite, box=box, image=image)
         try:
@@ -248,6 +256,7 @@ class DockerRuntime:
         spec.config["Labels"] = spec.labels
         if box.socket is None:
             return
+        spec.labels[COMMAND] = json.dumps(spec.command)
         if self._listens_natively(box, spec.config):
             if spec.command != wrapping.command_of(spec.config, image):  # a plugin changed it
                 wrapping.set_command(spec.config, spec.command)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kmem_harness.runtimes.docker import DockerRuntime
     from kmem_harness.runtimes.spec import ContainerSpec
 
-__all__ = ["SHORT_ID", "DockerBox"]
+__all__ = ["DockerBox"]
 
 _END_SECONDS = 30.0
 _LOOK_SECONDS = 0.01
@@ -43,7 +43,7 @@ _SIGNALED = 128
 _MOST_SIGNAL = 64
 #: What engines say to a signal for a container that has ended, or is gone.
 _HAS_ENDED = (404, CONFLICT)
-#: An id as short as the engine's own short form still names one container.
+#: As much of an id as engines show.
 SHORT_ID = 12
 #: Of a container that outlived its engine, which alone could say how it ended.
 _UNKNOWN = 125
@@ -59,6 +59,8 @@ class DockerBox:
         #: The first process of the container's current run.
         self.first = FirstProcess()
         self.container_id = ""
+        #: What was asked for of what our shim stands before, as the engine's API has it.
+        self.asked: dict[str, Any] = {}
         self.stdin = self.stdout = self.stderr = None
         #: Why it is not known how the container ended.
         self.engine_died: EngineError | None = None

@@ -12,12 +12,13 @@ import inspect
 from typing import TYPE_CHECKING, Any, Protocol
 
 import docker
+import docker.errors
 from docker.models.containers import Container, ContainerCollection
-from docker.utils import parse_bytes, split_command
+from docker.utils import split_command
 
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.core.sizes import UNLIMITED, parse_size
-from kmem_harness.runtimes.labels import BOX
+from kmem_harness.runtimes.labels import BOX, OURS
 from kmem_harness.runtimes.spec import ExecSpec
 
 if TYPE_CHECKING:
@@ -103,15 +104,39 @@ def _exec_create(
 
 
 def _update(
-    door: Door, api: Any, original: Callable[..., Any], container: Any, **kwargs: Any
+    door: Door, api: Any, original: Callable[..., Any], container: Any, *args: Any, **kwargs: Any
+) -> Any:
+    asked = _UPDATE.bind(api, container, *args, **kwargs).arguments
+    limit = asked.get("kernel_memory")
+    if limit is None:
+        return original(container, *args, **kwargs)
+    running = _find(door, api, container)
+    if running is None:
+        raise ConfigurationError(
+            f"container {container!r} was made without kernel_memory, so that nothing of it is "
+            f"charged, and cannot be given {limit!r} any more; make it anew with kernel_memory"
+        )
+    running.box.memcg.kmem.limit = limit
+    others = {
+        name: value
+        for name, value in asked.items()
+        if name not in ("self", "container", "kernel_memory") and value is not None
+    }
+    return original(container, **others) if others else {"Warnings": None}
+
+
+def _commit(
+    door: Door, api: Any, original: Callable[..., Any], container: Any, *args: Any, **kwargs: Any
 ) -> Any:
     running = _find(door, api, container)
-    limit = kwargs.get("kernel_memory")
-    if running is None or limit is None:
-        return original(container, **kwargs)
-    running.box.memcg.kmem.limit = parse_bytes(limit)
-    others = {name: value for name, value in kwargs.items() if name != "kernel_memory"}
-    return original(container, **others) if others else {"Warnings": None}
+    if running is None:
+        return original(container, *args, **kwargs)
+    asked = dict(_COMMIT.bind(api, container, *args, **kwargs).arguments)
+    conf = asked.pop("conf", None) or {}
+    # Labels of a container cannot be taken off its image, but emptied: then it is nobody's.
+    labels = {**dict.fromkeys(OURS, ""), **(conf.get("Labels") or {})}
+    others = {name: value for name, value in asked.items() if name not in ("self", "container")}
+    return original(container, **others, conf={**running.asked, **conf, "Labels": labels})
 
 
 def _logs(
@@ -150,13 +175,17 @@ def _step(name: str) -> Callable[..., Any]:
     return intercepted
 
 
+# Behind docker-py's decorators, whose own arguments are named otherwise.
 _LOGS = inspect.signature(docker.APIClient.logs)
+_UPDATE = inspect.signature(docker.APIClient.update_container)
+_COMMIT = inspect.signature(docker.APIClient.commit)
 
 INTERCEPTED: dict[str, Callable[..., Any]] = {
     "create_container_from_config": _create,
     "exec_create": _exec_create,
     "update_container": _update,
     "logs": _logs,
+    "commit": _commit,
     "start": _step("start"),
     "restart": _step("restart"),
     "stop": _step("stop"),
@@ -210,8 +239,37 @@ class _Collection(ContainerCollection):  # type: ignore[misc]
 
     def create(self, image: Any, command: Any = None, **kwargs: Any) -> KmemContainer:
         """Create a container as docker-py does; ``kernel_memory`` takes our sizes, too."""
-        made: KmemContainer = super().create(image, command, **with_limit_in_bytes(kwargs))
+        try:
+            made: KmemContainer = super().create(image, command, **with_limit_in_bytes(kwargs))
+        except docker.errors.ImageNotFound as error:
+            raise error.with_traceback(None) from None
         return made
+
+    def run(self, image: Any, command: Any = None, **kwargs: Any) -> Any:
+        """Run a container as docker-py does.
+
+        Raises: ImageNotFound of one sentence where the image is missing and cannot be pulled either.
+        """
+        try:
+            return super().run(image, command, **kwargs)
+        except docker.errors.APIError as error:
+            if not _follows_a_missing_image(error):
+                raise
+            why = error.explanation
+        # Out of docker-py's own errors, of which each one tells its whole way.
+        raise docker.errors.ImageNotFound(
+            f"no such image: {image}; nor can it be pulled: {why}; build it, or check the spelling"
+        )
+
+
+def _follows_a_missing_image(error: BaseException) -> bool:
+    """Say whether *error* was met on the way of an image that is not there."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, docker.errors.ImageNotFound):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 class KmemClient(docker.DockerClient):  # type: ignore[misc]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kmem_harness.box import Box
     from kmem_harness.runtimes.spec import ContainerSpec
 
-__all__ = ["BOX", "KEPT", "OWNER", "SESSION", "Labels", "owner_label", "sweep"]
+__all__ = ["BOX", "COMMAND", "KEPT", "OURS", "OWNER", "SESSION", "Labels", "owner_label", "sweep"]
 
 _PREFIX = "io.github.kmem-harness."
 OWNER = f"{_PREFIX}owner"
@@ -28,6 +28,10 @@ WORKER = f"{_PREFIX}worker"
 MEMCG = f"{_PREFIX}memcg"
 #: Names the box that a container is created for; taken off again before the engine sees it.
 BOX = f"{_PREFIX}box"
+#: What a container runs, as a JSON list: its entrypoint may be our shim.
+COMMAND = f"{_PREFIX}command"
+#: The labels of a container that are not its image's, nor those of an image that is made of it.
+OURS = (OWNER, SESSION, WORKER, MEMCG, COMMAND)
 #: How the names of containers begin that were left with their engine on purpose.
 KEPT = "kmem-kept-"
 

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from kmem_harness.hookspecs import hookimpl
+from kmem_harness.logs import logger
 
 if TYPE_CHECKING:
     from kmem_harness.box import Box
 
-__all__ = ["Log", "logger"]
-
-
-def logger() -> Any:
-    """Give the logger of this package: events are ``noun.past_verb``, the facts are keys."""
-    return structlog.wrap_logger(
-        logging.getLogger("kmem_harness"),
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.processors.KeyValueRenderer(key_order=["event"]),
-        ],
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
+__all__ = ["Log"]
 
 
 class Log:

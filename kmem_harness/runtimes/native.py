@@ -23,6 +23,7 @@ from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
 from kmem_harness.interposer.filter import FILTER_FLAGS
 from kmem_harness.interposer.profile import ALLOW_ALL, WAIT_KILLABLE
 from kmem_harness.procfs.libc import libc
+from kmem_harness.runtimes.default_profiles import default_profile, version_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,8 +40,8 @@ _KILLABLE = {"runc": (1, 5), "crun": (1, 8)}
 _KILLABLE_KERNEL = (5, 19)
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _SET_MODE_FILTER = 1
-#: Where distributions keep the profile that podman uses, and Docker has built in, as a file.
-_SHARED_PROFILES = ("/etc/containers/seccomp.json", "/usr/share/containers/seccomp.json")
+#: Where podman looks for its default profile, if its settings name none.
+_PODMAN_PROFILES = ("/etc/containers/seccomp.json", "/usr/share/containers/seccomp.json")
 _OPTION = re.compile(r"seccomp[=:]")
 _BUILT_IN = ("", "default", "builtin")
 
@@ -61,13 +62,17 @@ class NativeListener:
         self._client = client
         rows = {row["Name"]: row["Version"] for row in version.get("Components") or []}
         self._is_podman = "Podman Engine" in rows
-        self._engine = f"{'podman' if self._is_podman else 'Docker'} {version.get('Version')}"
-        self._possible = self._is_podman or _number(version.get("Version")) >= _DOCKER
+        self._version = str(version.get("Version"))
+        self._possible = self._is_podman or version_number(self._version) >= _DOCKER
         #: Flags for the filter: which of ours its runtime takes.
         self.flags: list[str] = []
         for name, text in rows.items():
             for runtime, first in _KILLABLE.items():
-                if runtime in name and _number(text) >= first and _kernel_takes_flags(version):
+                if (
+                    runtime in name
+                    and version_number(text) >= first
+                    and _kernel_takes_flags(version)
+                ):
                     self.flags = [WAIT_KILLABLE]
         self._default: dict[str, Any] | None = None
 
@@ -79,7 +84,7 @@ class NativeListener:
         """
         if asked == "native" and not self._possible:
             raise UnsupportedHostError(
-                f"{self._engine} drops the listenerPath of a seccomp profile: its runtime cannot "
+                f"{self._name()} drops the listenerPath of a seccomp profile: its runtime cannot "
                 "hand over a listener",
                 missing="an engine that passes listenerPath on",
                 remedy="use Docker 23 or later, or podman; or the shim (--docker-listener shim)",
@@ -117,29 +122,49 @@ class NativeListener:
             return _parse(given, "security_opt seccomp=")
         if given not in _BUILT_IN:
             return _read(given)
-        if not self._has_profile():
-            raise ConfigurationError(
-                f"the default seccomp profile of {self._engine} is built into it and cannot be read, "
-                "and the runtime's own listener needs the whole of it: name a profile "
-                "(security_opt=['seccomp=FILE']), install golang-github-containers-common, or use "
-                "the shim (--docker-listener shim)"
-            )
-        return self._default or ALLOW_ALL
+        return self._default_profile()
 
     def _has_profile(self) -> bool:
-        """Say whether the engine's default profile can be read, and read it."""
+        """Say whether the engine's default profile is known."""
+        try:
+            self._default_profile()
+        except ConfigurationError:
+            return False
+        return True
+
+    def _default_profile(self) -> dict[str, Any]:
+        """Give what the engine gives a container that asks for nothing: its own, and no other's.
+
+        Raises: ConfigurationError where that is not known.
+        """
         if self._default is None:
-            candidates = [self._configured(), *_SHARED_PROFILES]
-            path = next((one for one in candidates if one and os.path.isfile(one)), None)
-            self._default = {} if path is None else _read(path)
-        return bool(self._default)
+            path = self._configured()
+            if path == "unconfined":
+                self._default = ALLOW_ALL
+            elif path:
+                self._default = _read(path)
+            else:
+                engine = "podman" if self._is_podman else "docker"
+                try:
+                    self._default = default_profile(engine, self._version)
+                except ConfigurationError as error:
+                    raise ConfigurationError(
+                        f"{error} (security_opt=['seccomp=FILE']), or use the shim "
+                        "(--docker-listener shim)"
+                    ) from error
+        return self._default
+
+    def _name(self) -> str:
+        return f"{'podman' if self._is_podman else 'Docker'} {self._version}"
 
     def _configured(self) -> str:
         """Ask the engine for the path of its default profile; empty if it is built in."""
         if self._is_podman:
             answer = self._client.api.get("http+docker://localhost/v4.0.0/libpod/info")
             answer.raise_for_status()
-            return str(answer.json()["host"]["security"].get("seccompProfilePath") or "")
+            named = answer.json()["host"]["security"].get("seccompProfilePath") or ""
+            candidates = [named] if named else list(_PODMAN_PROFILES)
+            return next((one for one in candidates if os.path.isfile(one)), "")
         for option in self._client.info().get("SecurityOptions") or []:
             fields = dict(field.split("=", 1) for field in option.split(",") if "=" in field)
             if fields.get("name") == "seccomp":
@@ -154,7 +179,7 @@ def _kernel_takes_flags(version: Mapping[str, Any]) -> bool:
     """
     release = version.get("KernelVersion") or platform.release()
     if release != platform.release():
-        return _number(release) >= _KILLABLE_KERNEL
+        return version_number(release) >= _KILLABLE_KERNEL
     # Without a filter: flags are judged before it is looked for, in vain.
     libc().syscall(_SECCOMP[platform.machine()], _SET_MODE_FILTER, FILTER_FLAGS, None)
     return ctypes.get_errno() == errno.EFAULT
@@ -181,9 +206,3 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         f"seccomp profile {where!r} is no JSON object with a defaultAction; see Docker's "
         "documentation of seccomp profiles"
     )
-
-
-def _number(text: Any) -> tuple[int, ...]:
-    """Read a version's leading numbers, wherever they begin in *text*."""
-    found = re.search(r"\d+(\.\d+)*", str(text))
-    return tuple(int(part) for part in found[0].split(".")) if found else ()

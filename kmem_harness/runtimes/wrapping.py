@@ -20,6 +20,7 @@ __all__ = [
     "check_config",
     "command_of",
     "is_wrapped",
+    "own_words",
     "set_command",
     "wrap",
     "wrap_command",
@@ -40,19 +41,26 @@ def command_of(config: Mapping[str, Any], image: Mapping[str, Any]) -> list[str]
 
     Raises: ConfigurationError if that is nothing.
     """
-    lent = image.get("Config") or {}
-    entrypoint, command = _words(config.get("Entrypoint")), _words(config.get("Cmd"))
-    if not entrypoint:
-        if not command:
-            command = _words(lent.get("Cmd"))
-        if entrypoint is None:
-            entrypoint = _words(lent.get("Entrypoint"))
-    words = [*([] if entrypoint == [""] else entrypoint or []), *(command or [])]
+    entrypoint, command = _entrypoint_and_command(config, image)
+    words = [*entrypoint, *command]
     if not words:
         raise ConfigurationError(
             f"image {config.get('Image')!r} names no command, and none was given; give one"
         )
     return words
+
+
+def own_words(config: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a container of *config* would have where the shim takes its place.
+
+    Shape: Entrypoint, Cmd and, if there is one, Healthcheck, none of which an engine would take from
+    elsewhere.
+    """
+    entrypoint, command = _entrypoint_and_command(config, image)
+    lent = (image.get("Config") or {}).get("Healthcheck") or {}
+    healthcheck = {**lent, **(config.get("Healthcheck") or {})}
+    own: dict[str, Any] = {"Entrypoint": entrypoint, "Cmd": command}
+    return {**own, "Healthcheck": healthcheck} if healthcheck.get("Test") else own
 
 
 def check_config(config: Mapping[str, Any], image: Mapping[str, Any]) -> None:
@@ -122,6 +130,19 @@ def _wrap_healthcheck(own: dict[str, Any], lent: Mapping[str, Any]) -> dict[str,
         return None
     words = [*(lent.get("Shell") or _SHELL), *test[1:]] if test[0] == "CMD-SHELL" else test[1:]
     return {**own, "Test": ["CMD", *wrap_command(words)]}
+
+
+def _entrypoint_and_command(
+    config: Mapping[str, Any], image: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    lent = image.get("Config") or {}
+    entrypoint, command = _words(config.get("Entrypoint")), _words(config.get("Cmd"))
+    if not entrypoint:
+        if not command:
+            command = _words(lent.get("Cmd"))
+        if entrypoint is None:
+            entrypoint = _words(lent.get("Entrypoint"))
+    return [] if entrypoint == [""] else entrypoint or [], command or []
 
 
 def _words(value: Any) -> list[str] | None:

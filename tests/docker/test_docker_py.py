@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
+
 import docker
 import pytest
-from docker.errors import ContainerError
+from docker.errors import ContainerError, ImageNotFound
 from docker.models.containers import Container
 
 import kmem_harness.docker
@@ -125,6 +127,93 @@ def test_create_and_start_then_update_changes_the_limit(client, image):
     container.update(kernel_memory="2m")
     assert container.kmem.memcg.kmem.limit == 2 * MIB
     assert container.kmem is client.containers.get(container.name).kmem
+
+
+@pytest.mark.parametrize("name", [lambda one: one.id[:3], lambda one: f"{one.name}-new"])
+def test_exec_when_its_container_is_named_otherwise_then_is_bound_all_the_same(client, image, name):
+    """An id as short as one likes, or a new name, named it to the engine and not to us."""
+    one = client.containers.run(image, ["sleep", "60"], kernel_memory="1m", detach=True, **OPTIONS)
+    client.api.rename(one.id, f"{one.name}-new") if name(one).endswith("-new") else None
+    forks = "i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done"
+    made = client.api.exec_create(name(one), ["sh", "-c", forks])
+    output = client.api.exec_start(made["Id"])
+    report = one.kmem.report()
+    one.remove(force=True)
+    assert b"can't fork" in output
+    assert not report["breaches"]
+    assert report["memcg"]["kmem"]["max_usage"] <= MIB
+
+
+@pytest.mark.parametrize(
+    ("update", "limit"),
+    [
+        (lambda api, one: api.update_container(one.id, kernel_memory="8MiB"), 8 * MIB),
+        (lambda api, one: api.update_container(one.id, *[None] * 9, 3 * MIB), 3 * MIB),
+        (lambda _, one: one.update(kernel_memory="max"), -1),
+        (lambda _, one: one.update(cpu_shares=512, kernel_memory="5m"), 5 * MIB),
+    ],
+    ids=["our-sizes", "by-position", "none", "with-others"],
+)
+def test_update_when_asked_in_any_way_then_sets_the_limit(client, image, update, limit):
+    one = client.containers.run(image, ["sleep", "60"], kernel_memory="4m", detach=True, **OPTIONS)
+    update(client.api, one)
+    assert one.kmem.memcg.kmem.limit == limit
+    one.remove(force=True)
+
+
+def test_update_when_it_cannot_be_done_then_says_so_and_changes_nothing(client, image):
+    one = client.containers.run(image, ["sleep", "60"], kernel_memory="4m", detach=True, **OPTIONS)
+    free = client.containers.run(image, ["sleep", "60"], detach=True, **OPTIONS)
+    with pytest.raises(ConfigurationError, match="'8 apples'"):
+        one.update(kernel_memory="8 apples")
+    with pytest.raises(ConfigurationError, match="was made without kernel_memory"):
+        free.update(kernel_memory="8m")
+    assert one.kmem.memcg.kmem.limit == 4 * MIB
+    for each in (one, free):
+        each.remove(force=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "entrypoint", "command"),
+    [
+        ({}, None, ["sh", "-c", "echo own command"]),
+        ({"command": ["echo", "other"]}, None, ["echo", "other"]),
+        ({"entrypoint": ["echo"], "command": ["a", "b"]}, ["echo"], ["a", "b"]),
+    ],
+)
+def test_commit_then_the_image_has_what_was_asked_for_and_not_our_shim(
+    client, image, asked, entrypoint, command, engine
+):
+    healthcheck = {"test": ["CMD", "true"], "interval": 10**9 * 3600}
+    one = client.containers.create(
+        image, kernel_memory="4m", healthcheck=healthcheck, labels={"mine": "1"}, **asked, **OPTIONS
+    )
+    assert one.labels["io.github.kmem-harness.command"].startswith("[")
+    committed = one.commit(f"{image.replace(':', '-')}", "made")
+    try:
+        config = committed.attrs["Config"]
+        assert (config["Entrypoint"] or None) == entrypoint
+        assert config["Cmd"] == command
+        assert config["Healthcheck"]["Test"] == ["CMD", "true"]
+        assert config["Labels"]["mine"] == "1"
+        # Else it would be swept with the client.
+        assert not config["Labels"]["io.github.kmem-harness.owner"]
+        one.remove()
+        assert engine.client.containers.run(committed.id, remove=True, **OPTIONS).strip() in (
+            b"own command",
+            b"other",
+            b"a b",
+        )
+    finally:
+        client.images.remove(committed.id, force=True)
+
+
+def test_run_when_there_is_no_such_image_then_says_so_in_few_lines(client):
+    for ask in (client.containers.run, client.containers.create):
+        with pytest.raises(ImageNotFound, match=r"(?i)no such image: kmem-no-such-image") as caught:
+            ask("kmem-no-such-image", kernel_memory="4m", network_mode="none")
+        told = traceback.format_exception(caught.value)
+        assert sum(one.count("\n") for one in told) < 20
 
 
 @pytest.mark.parametrize("limit", ["lots", "64MB?", 100, -7, 1.5])

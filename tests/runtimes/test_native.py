@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
@@ -12,10 +11,8 @@ from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
 from kmem_harness.harness import Harness
 from kmem_harness.interposer.filter import WAIT_KILLABLE_RECV
 from kmem_harness.interposer.profile import ALLOW_ALL, WAIT_KILLABLE
-from kmem_harness.runtimes import native
+from kmem_harness.runtimes.default_profiles import default_profile
 from kmem_harness.runtimes.native import NativeListener, check_listener
-
-BASE = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": []}
 
 
 class Client:
@@ -33,26 +30,18 @@ def docker(version: str, runc: str) -> dict[str, Any]:
     return {"Version": version, "Components": components}
 
 
-@pytest.fixture
-def profile(tmp_path: Any, monkeypatch: Any) -> str:
-    """Give a machine whose one profile is BASE."""
-    path = tmp_path / "seccomp.json"
-    path.write_text(json.dumps(BASE))
-    monkeypatch.setattr(native, "_SHARED_PROFILES", (str(path),))
-    return str(path)
-
-
 @pytest.mark.parametrize(
     ("version", "auto"),
     [
         (docker("20.10.24+dfsg1", "1.1.5+ds1"), False),
         (docker("24.0.7", "1.1.12"), False),  # signals would interrupt what waits
-        (docker("29.1.0", "1.5.0"), True),
+        (docker("28.5.2", "1.5.0"), True),
+        (docker("29.1.0", "1.5.0"), False),  # its default profile is not known
     ],
-    ids=["too-old", "interruptible", "able"],
+    ids=["too-old", "interruptible", "able", "too-new"],
 )
 def test_chosen_when_left_to_us_then_is_native_where_that_has_no_drawback(
-    version: dict[str, Any], auto: Any, profile: str
+    version: dict[str, Any], auto: Any
 ) -> None:
     listener = NativeListener(Client(), version)
     assert listener.chosen("auto", {}) is auto
@@ -61,9 +50,9 @@ def test_chosen_when_left_to_us_then_is_native_where_that_has_no_drawback(
         assert not listener.chosen("auto", {"HostConfig": {name: True}})
 
 
-def test_chosen_when_the_kernel_lets_signals_interrupt_then_is_the_shim(profile: str) -> None:
+def test_chosen_when_the_kernel_lets_signals_interrupt_then_is_the_shim() -> None:
     """A new runtime on an old kernel asks for a flag in vain, and its containers do not start."""
-    able = docker("29.1.0", "1.5.0")
+    able = docker("28.5.2", "1.5.0")
     for release, auto in (("5.10.0-33-amd64", False), ("5.15.0-91-generic", False), ("7.0", True)):
         listener = NativeListener(Client(), {**able, "KernelVersion": release})
         assert listener.chosen("auto", {}) is auto
@@ -78,11 +67,9 @@ def is_wait_killable() -> bool:
         return bool(box.filter_flags & WAIT_KILLABLE_RECV)
 
 
-def test_chosen_when_no_profile_can_be_read_then_is_the_shim(monkeypatch: Any) -> None:
-    monkeypatch.setattr(native, "_SHARED_PROFILES", ())
+def test_put_into_when_the_default_profile_is_not_known_then_asks_for_one() -> None:
     listener = NativeListener(Client(("name=seccomp,profile=builtin",)), docker("29.1", "1.5"))
-    assert not listener.chosen("auto", {})
-    with pytest.raises(ConfigurationError, match="built into it"):
+    with pytest.raises(ConfigurationError, match=r"default seccomp profile of docker 29\.1 is not"):
         listener.put_into({}, lambda *_: ({}, ""))
 
 
@@ -96,14 +83,14 @@ def test_chosen_when_the_engine_cannot_then_says_so() -> None:
 @pytest.mark.parametrize(
     ("options", "base"),
     [
-        ([], BASE),
+        ([], default_profile("docker", "28.5.2")),
         (["seccomp=unconfined"], ALLOW_ALL),
         (['seccomp={"defaultAction": "SCMP_ACT_LOG"}'], {"defaultAction": "SCMP_ACT_LOG"}),
     ],
     ids=["default", "unconfined", "given"],
 )
 def test_put_into_then_the_profile_that_there_would_be_is_extended(
-    options: list[str], base: dict[str, Any], profile: str
+    options: list[str], base: dict[str, Any]
 ) -> None:
     asked = []
 
@@ -112,7 +99,7 @@ def test_put_into_then_the_profile_that_there_would_be_is_extended(
         return {"extended": True}, "/unused"
 
     config = {"HostConfig": {"SecurityOpt": ["no-new-privileges", *options]}}
-    NativeListener(Client(), docker("29.1", "1.5")).put_into(config, listen)
+    NativeListener(Client(), docker("28.5.2", "1.5")).put_into(config, listen)
     assert asked == [(base, [WAIT_KILLABLE])]
     assert config["HostConfig"]["SecurityOpt"] == [
         "no-new-privileges",
@@ -126,22 +113,29 @@ def test_put_into_when_the_engine_has_a_profile_of_its_own_then_that_is_extended
     (tmp_path / "own.json").write_text('{"defaultAction": "own"}')
     client = Client((f"name=seccomp,profile={tmp_path}/own.json",))
     asked: list[Any] = []
-    NativeListener(client, docker("29.1", "1.5")).put_into(
+    NativeListener(client, docker("28.5.2", "1.5")).put_into(
         {}, lambda base, _: asked.append(base) or ({}, "")
     )
     assert asked == [{"defaultAction": "own"}]
+
+
+def test_put_into_when_the_engine_confines_nobody_then_neither_do_we() -> None:
+    client = Client(("name=seccomp,profile=unconfined",))
+    asked: list[Any] = []
+    NativeListener(client, docker("28.5.2", "1.5")).put_into(
+        {}, lambda base, _: asked.append(base) or ({}, "")
+    )
+    assert asked == [ALLOW_ALL]
 
 
 @pytest.mark.parametrize(
     ("given", "named"),
     [("/no/such/file", "No such file"), ("{}", "no JSON object"), ("{", "no JSON object")],
 )
-def test_put_into_when_a_profile_is_unusable_then_names_it(
-    given: str, named: str, profile: str
-) -> None:
+def test_put_into_when_a_profile_is_unusable_then_names_it(given: str, named: str) -> None:
     config = {"HostConfig": {"SecurityOpt": [f"seccomp={given}"]}}
     with pytest.raises(ConfigurationError, match=named):
-        NativeListener(Client(), docker("29.1", "1.5")).put_into(config, lambda *_: ({}, ""))
+        NativeListener(Client(), docker("28.5.2", "1.5")).put_into(config, lambda *_: ({}, ""))
 
 
 def test_check_listener_when_it_is_none_then_names_those_there_are() -> None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kmem_harness.controller.account.box import Box
-    from kmem_harness.controller.loop import Loop, Timer
+    from kmem_harness.controller.guard import Guard
+    from kmem_harness.controller.loop import Timer
     from kmem_harness.interposer.listener import Listener
     from kmem_harness.interposer.syscalls import Architecture
 
@@ -113,7 +114,7 @@ class Restarts:
     """The restarter of one box. It has no process before there is something to ask."""
 
     def __init__(
-        self, loop: Loop, box: Box, architecture: Architecture, numbers: list[int]
+        self, loop: Guard, box: Box, architecture: Architecture, numbers: list[int]
     ) -> None:
         """Answer the watched calls of *box*; calls of *numbers* start over if interrupted."""
         self._loop = loop

@@ -163,7 +163,7 @@ class Boxes:
                 box.faults.narrow(box.prices.only_if)
             plan = plan_filter(box, self._architecture, running.isolation)
             box.restarts = Restarts(
-                self._loop,
+                running.guard,
                 box,
                 self._architecture,
                 numbers_that_start_over(plan.trap, self._architecture),

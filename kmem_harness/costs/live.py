@@ -7,6 +7,7 @@ apart from the file that is opened with it.
 from __future__ import annotations
 
 import errno
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kmem_harness.costs.kinds import DIRECTORY, INODE, SYSCALL_KINDS, Modelled
@@ -24,7 +25,7 @@ PLACED = {
     INODE: {"tmpfs": "file-tmpfs", "disk": "file-ext4"},
 }
 #: What no call asks for by itself, by what it comes with: it is found at a census.
-_FOUND = {"task": "exec", "vma": "page-table"}
+_FOUND = {"task": ("exec", "zombie"), "vma": ("page-table",)}
 
 
 class LiveKind(NamedTuple):
@@ -53,7 +54,7 @@ def live_kinds(table: CostTable) -> dict[str, LiveKind]:
         for kind in case.makes
     )
     names: list[str] = []
-    for kind in (*wanted, *_FOUND.values()):
+    for kind in (*wanted, *chain.from_iterable(_FOUND.values())):
         names += PLACED[kind].values() if kind in PLACED else [kind]
     return {
         name: _live(table.kinds[name])
@@ -79,7 +80,7 @@ def only_kinds(kinds: Mapping[str, LiveKind], chosen: Container[str]) -> dict[st
     names = {
         name for family, placed in PLACED.items() if family in chosen for name in placed.values()
     }
-    names.update(found for kind, found in _FOUND.items() if kind in chosen)
+    names.update(*(found for kind, found in _FOUND.items() if kind in chosen))
     return {
         name: kind._replace(nbytes=kind.nbytes if name in chosen or name in names else 0)
         for name, kind in kinds.items()

@@ -36,6 +36,8 @@ _STATES_OUTSIDE_CLONE = frozenset("SZXTI")
 # TGID_OFFSET since v3.10). Where that is not so, the whole is listed.
 _FIRST_PID_OFFSET = 258
 _STATES_GONE = frozenset("ZX")
+#: The same, as a stat file has them right behind the name.
+_ENDED = (b"Z", b"X")
 # clone3 is not among them: it reads memory before it makes the child, and a page of that memory
 # can be kept from it for as long as a userfaultfd owner likes: there S proves nothing.
 _CLONES = frozenset(
@@ -64,11 +66,22 @@ class TaskCensus(Protocol):
     def count(self, *, with_threads: bool) -> Tasks:
         """Count now; without *with_threads* the threads are left at 0, which is cheaper."""
 
+    def living(self) -> int:
+        """Count the processes of which a thread is left: those that wait to be reaped are not."""
+
     def processes(self) -> frozenset[str]:
         """Name what :meth:`count` counts as processes: a pid each, as this census sees them."""
 
     def close(self) -> None:
         """Let go of what the census holds open."""
+
+
+class _Seen(NamedTuple):
+    """What is told of one process."""
+
+    parent: int
+    threads: int
+    ended: bool
 
 
 class _Kept:
@@ -142,6 +155,15 @@ class NamespaceCensus:
                 self._breathe()
         return Tasks(processes, threads)
 
+    def living(self) -> int:
+        """See :class:`TaskCensus`."""
+        living = 0
+        for pid in self.processes():
+            with suppress(FileNotFoundError, ProcessLookupError):  # reaped since it was listed
+                living += not _has_ended(_read(f"{pid}/stat", within=self._proc))
+            self._breathe()
+        return living
+
     def close(self) -> None:
         """See :class:`TaskCensus`."""
         os.close(self._proc)
@@ -182,11 +204,16 @@ class DescendantCensus:
         return self._kept.count(lambda: self._count(with_threads=with_threads), with_threads)
 
     def _count(self, *, with_threads: bool) -> Tasks:
-        threads_of = self._list()
-        counted = threads_of.keys() - self._exempt
+        found = self._list()
+        counted = found.keys() - self._exempt
         # The threads of an exempt process were made inside all the same.
-        threads = sum(max(number - 1, 0) for number in threads_of.values()) if with_threads else 0
+        threads = sum(max(one.threads - 1, 0) for one in found.values()) if with_threads else 0
         return Tasks(len(counted), threads)
+
+    def living(self) -> int:
+        """See :class:`TaskCensus`."""
+        found = self._list()
+        return sum(not found[pid].ended for pid in found.keys() - self._exempt)
 
     def processes(self) -> frozenset[str]:
         """See :class:`TaskCensus`."""
@@ -196,21 +223,22 @@ class DescendantCensus:
         """See :class:`TaskCensus`."""
         self._kept.close()
 
-    def _list(self) -> dict[int, int]:
-        """Find the descendants, and how many threads each has."""
+    def _list(self) -> dict[int, _Seen]:
+        """Find the descendants."""
         parents: dict[int, int] = {}
-        threads_of: dict[int, int] = {}
+        seen: dict[int, _Seen] = {}
         for pid in self._pids():
             stat = _read_stat(pid)
             if stat is not None:
-                parents[pid], threads_of[pid] = stat
+                parents[pid] = stat.parent
+                seen[pid] = stat
             self._breathe()
         inside = {self._init}
         outside = {0}
         for pid in parents:
             self._place(pid, parents, inside, outside)
         inside.discard(self._init)
-        return {pid: threads_of[pid] for pid in inside}
+        return {pid: seen[pid] for pid in inside}
 
     def _pids(self) -> list[int]:
         proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
@@ -231,7 +259,7 @@ class DescendantCensus:
             if parent not in parents and parent != 0:
                 # The parent died after it was listed: ask who took its child over.
                 again = _read_stat(at)
-                parent = parents[at] = again[0] if again else 0
+                parent = parents[at] = again.parent if again else 0
             if parent in chain:  # a pid was used again meanwhile
                 outside.add(at)
             elif parent not in parents and parent != 0:
@@ -304,21 +332,31 @@ def _state_of(tid: int) -> str:
     return _read(f"/proc/{tid}/stat").rpartition(b") ")[2][:1].decode("ascii")
 
 
-def _read_stat(pid: int) -> tuple[int, int] | None:
-    """Read (parent, number of threads) of a process, ``None`` if it is gone.
+def _read_stat(pid: int) -> _Seen | None:
+    """Look at a process, ``None`` if it is gone.
 
     Raises: OSError if it cannot be told, as for lack of descriptors: it may be alive.
     """
     try:
-        fields = _read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
-        return int(fields[1]), int(fields[17])
+        text = _read(f"/proc/{pid}/stat")
+        fields = text.rpartition(b") ")[2].split()
+        return _Seen(int(fields[1]), int(fields[17]), _has_ended(text))
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return None
 
 
-def _read(path: str, *, whole: bool = False) -> bytes:
+def _has_ended(stat: bytes) -> bool:
+    """Say whether no thread of a process runs any more, by its stat file.
+
+    A leader may end before its other threads: then there are more than one, and it lives.
+    """
+    text = stat.rpartition(b") ")[2]
+    return text.startswith(_ENDED) and int(text.split(None, 18)[17]) <= 1
+
+
+def _read(path: str, *, whole: bool = False, within: int | None = None) -> bytes:
     """Read a procfs file; one read gives all but the longest of them."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=within)
     try:
         text = os.read(fd, 4096)
         while whole and (more := os.read(fd, 65536)):

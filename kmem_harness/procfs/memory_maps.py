@@ -71,7 +71,7 @@ class AddressSpaces:
         known: dict[int, tuple[tuple[int, ...], Size]] = {}
         for pid in pids:
             stat = stat_of(pid)
-            if stat is None:
+            if stat is None or stat.has_ended:
                 continue
             if stat.forked:
                 total.forked += 1

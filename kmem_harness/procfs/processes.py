@@ -36,6 +36,11 @@ class Stat(NamedTuple):
     size: int
 
     @property
+    def has_ended(self) -> bool:
+        """Whether none of its threads runs any more, so that all but its entry is gone."""
+        return self.state in "ZX" and self.threads <= 1
+
+    @property
     def same_memory(self) -> tuple[int, int, int, bool]:
         """Equal in two looks between which the address space can hardly have changed."""
         return self.started, self.faults, self.size, self.forked

@@ -122,3 +122,15 @@ def test_pricing_when_names_alone_are_charged_then_other_opens_are_not_even_trap
     assert not prices.covers(X86_64.numbers["socket"])
     condition = prices.only_if["openat"]
     assert (condition.arg, condition.mask & 0o100) == (2, 0o100)
+
+
+def test_kinds_when_objects_were_of_another_or_became_it_then_no_more_are_alive_than_were_charged(
+    books,
+):
+    dear, cheap = books.kinds["dear"], books.kinds["cheap"]
+    charge(books, "dear", 3)
+    books.move(dear, cheap, 2)
+    assert (dear.charged, dear.live, dear.live_peak) == (1, 1, 1)
+    books.turn(dear, cheap, 1)
+    assert (dear.charged, dear.live, dear.live_peak) == (1, 0, 1)
+    assert (cheap.charged, cheap.live, cheap.live_peak) == (3, 3, 3)

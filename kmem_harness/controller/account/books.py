@@ -226,9 +226,15 @@ class Books:
         self.memcg.uncharge(nr * kind.nbytes)
 
     def move(self, source: Kind, to: Kind, nr: int) -> None:
-        """Turn *nr* objects of one kind into a kind that is not dearer."""
-        source.live -= nr
+        """See that *nr* objects charged as one kind are, and were, of a kind that is not dearer."""
+        self.turn(source, to, nr)
         source.charged -= nr
+        # Those there were at the peak were partly these.
+        source.live_peak = min(source.live_peak, source.charged)
+
+    def turn(self, source: Kind, to: Kind, nr: int) -> None:
+        """See that *nr* objects of one kind have become a kind that is not dearer."""
+        source.live -= nr
         to.live += nr
         to.charged += nr
         to.live_peak = max(to.live_peak, to.live)

@@ -11,7 +11,7 @@ from kmem_harness.controller.audit.lookups import LookupPart
 from kmem_harness.controller.audit.names import NamePart
 from kmem_harness.controller.audit.spaces import SpacePart
 from kmem_harness.controller.audit.system_v import SystemVPart
-from kmem_harness.controller.audit.tasks import TaskPart
+from kmem_harness.controller.audit.tasks import TaskPart, ZombiePart
 from kmem_harness.controller.audit.user_memory import UserPart
 from kmem_harness.procfs.file_systems import FileSystems
 
@@ -42,6 +42,8 @@ def begin_audit(
     kinds = box.kinds
     box.tasks = TaskPart(census)
     parts: list[Part] = [box.tasks]
+    if ZombiePart.is_for(kinds):
+        parts.append(ZombiePart(census, box.tasks))
     if any(kind.included for kind in kinds.values()) or any(
         name in kinds for name in DescriptorPart.kinds
     ):

@@ -16,7 +16,7 @@ _MOST_CARDS = 100
 #: A limit that nothing meets: with it a box is under a filter, and can be given another later.
 _ACCOUNT_ONLY = 1 << 62
 #: The kinds that are processes and threads: as forked, after they executed something, and those.
-_TASKS = ("task", "exec", "thread")
+_TASKS = ("task", "exec", "thread", "zombie")
 _NOTHING = {"limit": UNLIMITED, "usage": 0, "max_usage": 0, "failcnt": 0}
 
 

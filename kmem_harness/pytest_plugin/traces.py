@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["shorten"]
 
 _PACKAGE = "kmem_harness"
+_PLUGIN = f"{_PACKAGE}.pytest_plugin."
 #: What runs a test, and is no part of it.
 _RUNNERS = ("_pytest", "pluggy")
 
@@ -42,15 +43,22 @@ def _on_purpose(error: BaseException) -> bool:
 
 
 def _cut(trace: TracebackType | None) -> bool:
-    """Drop all frames from our first one on; false if there is none."""
-    last_of_test: TracebackType | None = None
+    """Drop our frames below the test's, or below those of our fixtures; false if there are none."""
+    frames = []
     while trace is not None:
-        package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package == _PACKAGE:
-            # Of a fixture of ours, its own frame stays: there is no line of the test to show.
-            (last_of_test or trace).tb_next = None
-            return True
-        if package not in _RUNNERS:
-            last_of_test = trace
+        frames.append((trace, str(trace.tb_frame.f_globals.get("__name__", ""))))
         trace = trace.tb_next
-    return False
+    # What calls the test is ours in part, too.
+    packages = [name.partition(".")[0] for _, name in frames]
+    began = next((at for at, one in enumerate(packages) if one not in (*_RUNNERS, _PACKAGE)), None)
+    if began is not None:
+        first = next((at for at in range(began, len(frames)) if packages[at] == _PACKAGE), None)
+        if first is None:
+            return False
+        frames[first - 1][0].tb_next = None
+        return True
+    ours = [one for one, name in frames if name.startswith(_PLUGIN)]
+    if not ours:
+        return False
+    ours[-1].tb_next = None
+    return True

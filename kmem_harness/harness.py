@@ -224,6 +224,15 @@ class Harness:
         with self._lock:
             self._runtimes[name] = runtime
 
+    def boxes_below(self, path: str) -> list[Box]:
+        """List the boxes of memcg *path* and those below it that are not closed, newest first."""
+        with self._lock:
+            return [
+                box
+                for box in reversed(self._boxes)
+                if not box.closed and f"{box.memcg.path}/".startswith(f"{path.rstrip('/')}/")
+            ]
+
     def new_name(self) -> str:
         """Choose the name of a box."""
         return f"{os.getpid():x}-{next(self._numbers)}-{os.urandom(2).hex()}"

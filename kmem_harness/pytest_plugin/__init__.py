@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 from kmem_harness.pytest_plugin.fault_markers import pytest_pyfunc_call
 from kmem_harness.pytest_plugin.fixtures import (
     kmem_container,
+    kmem_container_class,
     kmem_container_module,
     kmem_container_session,
     kmem_harness,
     kmem_memcg,
+    kmem_memcg_class,
     kmem_memcg_module,
     kmem_memcg_session,
 )
-from kmem_harness.pytest_plugin.markers import pytest_collection_modifyitems
+from kmem_harness.pytest_plugin.markers import pytest_runtest_setup
 from kmem_harness.pytest_plugin.running import (
     pytest_enter_pdb,
     pytest_leave_pdb,
@@ -31,8 +33,10 @@ from kmem_harness.pytest_plugin.session import (
     pytest_configure,
     pytest_report_header,
     pytest_runtestloop,
+    pytest_sessionfinish,
 )
 from kmem_harness.pytest_plugin.settings import Settings
+from kmem_harness.pytest_plugin.spelling import pytest_make_collect_report
 
 if TYPE_CHECKING:
     from kmem_harness.pytest_plugin.containers import ContainerFactory
@@ -43,23 +47,27 @@ __all__ = [
     "KmemWarning",
     "Settings",
     "kmem_container",
+    "kmem_container_class",
     "kmem_container_module",
     "kmem_container_session",
     "kmem_harness",
     "kmem_memcg",
+    "kmem_memcg_class",
     "kmem_memcg_module",
     "kmem_memcg_session",
     "pytest_addoption",
-    "pytest_collection_modifyitems",
     "pytest_configure",
     "pytest_enter_pdb",
     "pytest_leave_pdb",
+    "pytest_make_collect_report",
     "pytest_pyfunc_call",
     "pytest_report_header",
     "pytest_report_teststatus",
     "pytest_runtest_call",
     "pytest_runtest_makereport",
+    "pytest_runtest_setup",
     "pytest_runtestloop",
+    "pytest_sessionfinish",
 ]
 
 

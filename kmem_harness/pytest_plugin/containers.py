@@ -67,6 +67,7 @@ class ContainerFactory:
         """
         from kmem_harness.core.errors import UnsupportedHostError
 
+        __tracebackhide__ = True
         limit = self._record.limit
         unlimited = limit.size is None and kmem_limit is None
         mode = "observe" if unlimited and limit.counted else limit.mode
@@ -88,6 +89,10 @@ class ContainerFactory:
             except UnsupportedHostError as error:
                 cannot_enforce(error, require=self._settings.require)
         self.boxes.append(box)
+        if options["runtime"] != "local" and self._record.last_words is None:
+            from kmem_harness.pytest_plugin.outputs import LastWords
+
+            self._record.last_words = LastWords.of(self._harness)
         self._ends.callback(box.close)
         seconds = timeout or self._settings.timeout
         if seconds is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from kmem_harness.pytest_plugin.nearest import bind, read_nearest
+from kmem_harness.pytest_plugin.nearest import bad_marker, bind, read_nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,31 +62,33 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object | None:
 
 
 def judge_fault_markers(item: pytest.Item) -> None:
-    """See that a test's markers can be used. Raises: pytest.UsageError naming the test."""
+    """See that a test's markers can be used. Raises: KmemFailed naming the test."""
     faults_of(item)
     if sweep_of(item) is None:
         return
     if "kmem_container" not in getattr(item, "fixturenames", ()):
-        raise pytest.UsageError(
-            f"{item.nodeid}: marker kmem_sweep fails charges of kmem_container's containers, and "
-            "the test does not use that fixture; add it to the test's arguments"
+        raise bad_marker(
+            item,
+            "kmem_sweep fails charges of kmem_container's containers, and "
+            "the test does not use that fixture; add it to the test's arguments",
         )
     if not isinstance(item, pytest.Function) or getattr(item, "_testcase", None) is not None:
-        raise pytest.UsageError(
-            f"{item.nodeid}: marker kmem_sweep runs a test function many times, which a method of "
-            "unittest's cannot be; make it a plain function"
+        raise bad_marker(
+            item,
+            "kmem_sweep runs a test function many times, which a method of "
+            "unittest's cannot be; make it a plain function",
         )
     if inspect.iscoroutinefunction(getattr(item, "function", None)):
-        raise pytest.UsageError(
-            f"{item.nodeid}: marker kmem_sweep cannot run a coroutine many times; make the test a "
-            "plain function"
+        raise bad_marker(
+            item,
+            "kmem_sweep cannot run a coroutine many times; make the test a plain function",
         )
 
 
 def faults_of(node: pytest.Item | pytest.Collector) -> tuple[Fault, ...]:
     """Give what all ``kmem_fault`` markers of *node* say, the outermost first.
 
-    Raises: pytest.UsageError naming the test.
+    Raises: KmemFailed naming the test.
     """
     markers = list(node.iter_markers("kmem_fault"))
     return tuple(
@@ -99,7 +101,7 @@ def faults_of(node: pytest.Item | pytest.Collector) -> tuple[Fault, ...]:
 def sweep_of(node: pytest.Item | pytest.Collector) -> Plan | None:
     """Give the plan of the nearest ``kmem_sweep`` marker of *node*, ``None`` if there is none.
 
-    Raises: pytest.UsageError naming the test.
+    Raises: KmemFailed naming the test.
     """
     plan: Plan | None = read_nearest(node, "kmem_sweep", _KMEM_SWEEP, _read_sweep)
     return plan

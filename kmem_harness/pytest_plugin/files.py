@@ -69,6 +69,7 @@ def content_of(settings: Settings, run: Run) -> dict[str, Any]:
         failure = run.failures.get(one["name"], {})
         of_test = {
             "outcome": run.outcomes.get(one["name"]),
+            "reruns": run.reruns.get(one["name"], 0),
             "seconds": run.seconds.get(one["name"]),
             "failure": failure.get("why"),
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "kmem_container",
+    "kmem_container_class",
     "kmem_container_module",
     "kmem_container_session",
     "kmem_harness",
     "kmem_memcg",
+    "kmem_memcg_class",
     "kmem_memcg_module",
     "kmem_memcg_session",
 ]
@@ -55,6 +57,14 @@ def kmem_memcg(request: pytest.FixtureRequest, kmem_harness: Harness) -> Iterato
     yield from _memcg(request, kmem_harness)
 
 
+@pytest.fixture(scope="class")
+def kmem_memcg_class(
+    request: pytest.FixtureRequest, kmem_harness: Harness
+) -> Iterator[MemcgHandle]:
+    """Give this class's memcg, limited by its ``limit_kmem`` marker or the settings."""
+    yield from _memcg(request, kmem_harness)
+
+
 @pytest.fixture(scope="module")
 def kmem_memcg_module(
     request: pytest.FixtureRequest, kmem_harness: Harness
@@ -79,6 +89,14 @@ def kmem_container(
     yield from _factory(request, kmem_harness, kmem_memcg)
 
 
+@pytest.fixture(scope="class")
+def kmem_container_class(
+    request: pytest.FixtureRequest, kmem_harness: Harness, kmem_memcg_class: MemcgHandle
+) -> Iterator[ContainerFactory]:
+    """Give a factory of containers that live under this class's memcg and end with it."""
+    yield from _factory(request, kmem_harness, kmem_memcg_class)
+
+
 @pytest.fixture(scope="module")
 def kmem_container_module(
     request: pytest.FixtureRequest, kmem_harness: Harness, kmem_memcg_module: MemcgHandle
@@ -98,12 +116,21 @@ def kmem_container_session(
 def _memcg(request: pytest.FixtureRequest, harness: Harness) -> Iterator[MemcgHandle]:
     limit = limit_of(request.node, request.config.stash[SETTINGS])
     name = SESSION if request.scope == "session" else _memcg_name(request.node.nodeid)
+    if request.scope == "class" and isinstance(request.node, pytest.Item):
+        name += "(class)"  # a test outside of any class has one of its own, too
     memcg = harness.memcg(f"/pytest/{name}", limit.size)
     record = begin(request, memcg, limit)
     yield memcg
+    for box in harness.boxes_below(memcg.path):  # what a test started itself
+        box.close()
     record.settle(request.config)
+    with suppress(FileNotFoundError):  # the test has removed it itself
+        _remove(memcg)
+
+
+def _remove(memcg: MemcgHandle) -> None:
     for child in memcg.children():
-        child.remove()
+        _remove(child)
     memcg.remove()
 
 
@@ -121,7 +148,8 @@ def _factory(
     factory = ContainerFactory(harness, record, settings)
     failed_before = request.session.testsfailed
     yield factory
-    factory.close(failed=request.session.testsfailed > failed_before)
+    with nullcontext() if record.last_words is None else record.last_words.not_needed():
+        factory.close(failed=request.session.testsfailed > failed_before)
     record.settle(request.config)
 
 

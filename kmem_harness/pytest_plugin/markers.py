@@ -1,23 +1,24 @@
-"""Read the markers of tests, and judge every one of them before the first test runs."""
+"""Read the markers of tests, and judge all of a test's before anything of it runs."""
 
 from __future__ import annotations
 
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pytest
+
 from kmem_harness.pytest_plugin.fault_markers import judge_fault_markers
 from kmem_harness.pytest_plugin.nearest import read_nearest
 from kmem_harness.pytest_plugin.reading import check_size
 from kmem_harness.pytest_plugin.settings import SETTINGS
+from kmem_harness.pytest_plugin.spelling import check_spelling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pytest
-
     from kmem_harness.pytest_plugin.settings import Settings
 
-__all__ = ["MARKERS", "Limit", "leaks_allowed", "limit_of", "pytest_collection_modifyitems"]
+__all__ = ["MARKERS", "Limit", "leaks_allowed", "limit_of", "pytest_runtest_setup"]
 
 #: As ``pytest --markers`` shows them.
 MARKERS = (
@@ -47,17 +48,18 @@ class Limit(NamedTuple):
     counted: bool = False
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Judge every marker before the first test runs."""
-    for item in items:
-        limit_of(item, config.stash[SETTINGS])
-        judge_fault_markers(item)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Judge a test's markers before anything of it runs. Raises: KmemFailed, for this test alone."""
+    check_spelling(item)
+    limit_of(item, item.config.stash[SETTINGS])
+    judge_fault_markers(item)
 
 
 def limit_of(node: pytest.Item | pytest.Collector, settings: Settings) -> Limit:
     """Read the nearest ``limit_kmem`` marker of *node*, else the settings.
 
-    Raises: pytest.UsageError naming the test.
+    Raises: KmemFailed naming the test.
     """
     size, mode, kinds = read_nearest(node, "limit_kmem", _LIMIT_KMEM, _read_limit) or (
         settings.limit,
@@ -71,7 +73,7 @@ def limit_of(node: pytest.Item | pytest.Collector, settings: Settings) -> Limit:
 def leaks_allowed(node: pytest.Item | pytest.Collector) -> int | None:
     """Give the bytes that containers may hold on to, ``None`` if nobody asked.
 
-    Raises: pytest.UsageError naming the test.
+    Raises: KmemFailed naming the test.
     """
     nbytes: int | None = read_nearest(node, "limit_kmem_leaks", _LIMIT_KMEM_LEAKS, _read_leaks)
     return nbytes

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pytest
+from kmem_harness.pytest_plugin.verdicts import KmemFailed
 
 if TYPE_CHECKING:
     import inspect
     from collections.abc import Callable
 
-__all__ = ["bind", "read_nearest"]
+    import pytest
+
+__all__ = ["bad_marker", "bind", "read_nearest"]
 
 
 def read_nearest(
@@ -21,7 +23,7 @@ def read_nearest(
 ) -> Any:
     """Give what *read* makes of the nearest marker *name* of *node*, ``None`` if there is none.
 
-    Raises: pytest.UsageError naming the test.
+    Raises: KmemFailed naming the test.
     """
     nearest = list(node.iter_markers_with_node(name))
     if not nearest:
@@ -42,11 +44,17 @@ def bind(
     signature: inspect.Signature,
     read: Callable[..., Any],
 ) -> Any:
-    """Give what *read* makes of the arguments of *marker*. Raises: pytest.UsageError."""
+    """Give what *read* makes of the arguments of *marker*. Raises: KmemFailed naming the test."""
     try:
         given = signature.bind(*marker.args, **marker.kwargs)
         given.apply_defaults()
         return read(**given.arguments)
     except (TypeError, ValueError) as error:
-        message = f"{node.nodeid}: marker {marker.name}{signature}: {error}"
-        raise pytest.UsageError(message) from error
+        raise bad_marker(node, f"{marker.name}{signature}: {error}") from None
+
+
+def bad_marker(node: pytest.Item | pytest.Collector, text: str) -> KmemFailed:
+    """Give the failure of a test whose marker cannot be used as it stands."""
+    path, line, _ = getattr(node, "location", (node.nodeid, None, ""))
+    place = node.nodeid if line is None else f"{path}:{line + 1}"
+    return KmemFailed("marker", f"{place}: marker {text}")

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from kmem_harness.harness import Box, MemcgHandle
     from kmem_harness.pytest_plugin.fault_markers import Fault
     from kmem_harness.pytest_plugin.markers import Limit
+    from kmem_harness.pytest_plugin.outputs import LastWords
 
-__all__ = ["RECORD", "Record", "begin", "take_settled", "wider"]
+__all__ = ["LEFT", "SESSION", "Record", "begin", "own_record", "take_settled", "wider"]
 
 SESSION = "(session)"
+#: Where a worker of pytest-xdist has figures that no test report has taken along, as JSON.
+LEFT = "kmem_figures"
 
 
 class Record:
@@ -27,7 +30,7 @@ class Record:
     def __init__(self, scope: str, name: str, memcg: MemcgHandle, limit: Limit) -> None:
         """Begin with no containers."""
         self.scope = scope
-        #: The test's or module's node id.
+        #: The test's, class's or module's node id.
         self.name = name
         self.memcg = memcg
         self.limit = limit
@@ -37,6 +40,8 @@ class Record:
         self.swept: Callable[[int], str] | None = None
         #: pytest's own ``subtests`` for a sweep, where this pytest has such.
         self.subtests: Any = None
+        #: Gives what its containers said last, where an engine keeps that.
+        self.last_words: LastWords | None = None
         #: Boxes that were ended at their timeout, with it. Units: seconds.
         self.timed_out: dict[Box, float] = {}
         self.settled = False
@@ -103,27 +108,34 @@ class Record:
         return "off" if reports and not counted else self.limit.mode
 
 
-RECORD: pytest.StashKey[Record] = pytest.StashKey()
+_RECORDS: pytest.StashKey[dict[str, Record]] = pytest.StashKey()
 _WIDER: pytest.StashKey[list[Record]] = pytest.StashKey()
 _SETTLED: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 
 
 def begin(request: pytest.FixtureRequest, memcg: MemcgHandle, limit: Limit) -> Record:
-    """Give the open record of the test, module or session of *request*, begun at its first use."""
+    """Give the open record of the test, class, module or session of *request*, begun at its first use."""
     stash, config = request.node.stash, request.config
-    record: Record | None = stash.get(RECORD, None)
+    # By scope: outside of any class, a class-scoped fixture's node is the test itself.
+    records: dict[str, Record] = stash.setdefault(_RECORDS, {})
+    record = records.get(request.scope)
     if record is None or record.settled:  # settled: the test runs once more
         config.stash.setdefault(_SETTLED, [])
         name = SESSION if request.scope == "session" else request.node.nodeid
-        record = stash[RECORD] = Record(request.scope, name, memcg, limit)
+        record = records[request.scope] = Record(request.scope, name, memcg, limit)
         wide = config.stash.setdefault(_WIDER, [])
         if request.scope != "function":
             wide.append(record)
     return record
 
 
+def own_record(item: pytest.Item) -> Record | None:
+    """Give the record of a test itself, open or not, ``None`` if it never had one."""
+    return item.stash.get(_RECORDS, {}).get("function")
+
+
 def wider(config: pytest.Config) -> list[Record]:
-    """List the open records of modules and the session."""
+    """List the open records of classes, modules and the session."""
     return config.stash.get(_WIDER, [])
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kmem_harness.pytest_plugin.markers import leaks_allowed
-from kmem_harness.pytest_plugin.records import RECORD, take_settled, wider
+from kmem_harness.pytest_plugin.records import own_record, take_settled, wider
 from kmem_harness.pytest_plugin.settings import SETTINGS
+from kmem_harness.pytest_plugin.traces import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -31,9 +32,12 @@ __all__ = [
 FAILURE = "kmem_failure"
 FIGURES = "kmem_figures"
 
-#: What shared containers had been refused when the test's body began.
+#: What shared containers had been refused when the test's body began, and what all of the test's
+#: had been when a part of it (a subtest) was reported last; that is dropped when the body is over.
 _REFUSED_BEFORE: pytest.StashKey[dict[Record, Counter[str]]] = pytest.StashKey()
+_REFUSED_TOLD: pytest.StashKey[dict[Record, Counter[str]]] = pytest.StashKey()
 _ALL_CARDS_VERBOSITY = 2
+_REFUSED_PROPERTY = "kmem_refused_"
 #: Markers that mean nothing without a container.
 _FOR_CONTAINERS = ("limit_kmem", "limit_kmem_leaks", "kmem_fault")
 
@@ -42,14 +46,24 @@ _FOR_CONTAINERS = ("limit_kmem", "limit_kmem_leaks", "kmem_fault")
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Judge a test's containers when its body is over and they still live."""
     wide = _shared(item)
-    item.stash[_REFUSED_BEFORE] = {record: record.refused() for record in wide}
+    refused = {record: record.refused() for record in wide}
+    item.stash[_REFUSED_BEFORE], item.stash[_REFUSED_TOLD] = refused, dict(refused)
     allowed = leaks_allowed(item)
     before = {}
     if allowed is not None:
         from kmem_harness.pytest_plugin.leaks import held_by
 
         before = held_by([*_own(item), *wide])
-    result = yield
+    try:
+        result = yield
+    except pytest.skip.Exception:
+        raise
+    except (Exception, pytest.fail.Exception):
+        _warn_of_markers_in_vain(item)
+        raise
+    finally:
+        del item.stash[_REFUSED_TOLD]
+        _share(item)
     _warn_of_markers_in_vain(item)
     for record in _own(item):
         _check_timeouts(record)
@@ -73,16 +87,19 @@ def pytest_runtest_makereport(
     """Show a failing test what its containers were refused; have the last report carry figures."""
     settled = take_settled(item.config) if call.when == "teardown" else []
     for figures in settled:
-        if figures["scope"] == "function":
-            item.user_properties += _properties(figures)
-    shared = _refused_since(item) if call.when == "call" else {}
+        if figures["scope"] == "function" and figures["name"] == item.nodeid:
+            _set_properties(item, figures)
+    shorten(call, item.config)
     report = yield
     if settled:
         setattr(report, FIGURES, json.dumps(settled, default=str))
-    if call.when == "call" and report.failed:
-        _explain(item, call, report, [record for record, refused in shared.items() if refused])
-    if shared and not _own(item):
-        next(iter(shared)).share(item.config, item.nodeid, sum(shared.values(), Counter()))
+    why = getattr(call.excinfo and call.excinfo.value, "why", None)
+    if report.failed and why is not None:
+        setattr(report, FAILURE, why)
+    if call.when == "call":
+        refused = _refused_since_told(item)
+        if report.failed:
+            _explain(item, report, [record for record, count in refused.items() if count])
     return report
 
 
@@ -110,12 +127,12 @@ def pytest_leave_pdb() -> None:
 
 
 def _own(item: pytest.Item) -> list[Record]:
-    record = item.stash.get(RECORD, None)
+    record = own_record(item)
     return [] if record is None or record.settled else [record]
 
 
 def _shared(item: pytest.Item) -> list[Record]:
-    """List the records of modules and the session whose containers this test has to do with."""
+    """List the records of classes, modules and the session whose containers this test has to do with."""
     asked = getattr(item, "fixturenames", ())
     return [
         record
@@ -161,35 +178,58 @@ def _check_timeouts(record: Record) -> None:
         raise KmemFailed("timeout", text)
 
 
-def _refused_since(item: pytest.Item) -> dict[Record, Counter[str]]:
-    """Count what shared containers were refused since the test's body began."""
-    before = item.stash.get(_REFUSED_BEFORE, {})
-    return {record: record.refused() - before.get(record, Counter()) for record in _shared(item)}
+def _share(item: pytest.Item) -> None:
+    """Take down, once for the whole test, what containers that it shares were refused in its body."""
+    before = item.stash[_REFUSED_BEFORE]
+    since = {one: one.refused() - before.get(one, Counter()) for one in _shared(item)}
+    if since and not _own(item):
+        next(iter(since)).share(item.config, item.nodeid, sum(since.values(), Counter()))
 
 
-def _explain(
-    item: pytest.Item,
-    call: pytest.CallInfo[None],
-    report: pytest.TestReport,
-    refused_here: list[Record],
-) -> None:
-    from kmem_harness.pytest_plugin.verdicts import KmemFailed
+def _refused_since_told(item: pytest.Item) -> dict[Record, Counter[str]]:
+    """Count what a test's containers were refused: a part of it since the last part, all in all.
 
-    error = None if call.excinfo is None else call.excinfo.value
-    why = error.why if isinstance(error, KmemFailed) else None
-    shown = [record for record in _own(item) if record.boxes] + refused_here
-    if not shown and why is None:
+    A subtest is reported while the body still runs.
+    """
+    told = item.stash.get(_REFUSED_TOLD, None)
+    before = item.stash.get(_REFUSED_BEFORE, {}) if told is None else told
+    now = {one: one.refused() for one in [*_own(item), *_shared(item)]}
+    if told is not None:
+        told.update(now)
+    return {record: count - before.get(record, Counter()) for record, count in now.items()}
+
+
+def _explain(item: pytest.Item, report: pytest.TestReport, refused_here: list[Record]) -> None:
+    """Show what a failing test's containers were refused, and what they said last."""
+    own = [record for record in _own(item) if record.boxes]
+    shown = own + [record for record in refused_here if record not in own]
+    if not hasattr(report, FAILURE):
+        if any(record.timed_out for record in own):
+            setattr(report, FAILURE, "timeout")
+        elif refused_here:
+            setattr(report, FAILURE, "refused")
+    if not shown:
         return
-    if why is None and (refused_here or any(record.refused() for record in shown)):
-        why = "refused"
-    if why is not None:
-        setattr(report, FAILURE, why)
-    if shown:
-        from kmem_harness.pytest_plugin.cards import describe
+    from kmem_harness.pytest_plugin.cards import describe
 
-        everything = item.config.option.verbose >= _ALL_CARDS_VERBOSITY
-        lines = [line for one in shown for line in describe(one, everything=everything)]
-        report.sections.append(("kmem", "\n".join(lines)))
+    everything = item.config.getoption("verbose", default=0) >= _ALL_CARDS_VERBOSITY
+    lines = [line for one in shown for line in describe(one, everything=everything)]
+    report.sections.append(("kmem", "\n".join(lines)))
+    for record in shown:
+        if record.last_words is not None:
+            report.sections += record.last_words.sections(record)
+
+
+def _set_properties(item: pytest.Item, figures: dict[str, Any]) -> None:
+    """Have JUnit XML show what a test used, in its last run where it ran more than once."""
+    own = _properties(figures)
+    names = {name for name, _ in own}
+    kept = [
+        one
+        for one in item.user_properties
+        if one[0] not in names and not one[0].startswith(_REFUSED_PROPERTY)
+    ]
+    item.user_properties[:] = [*kept, *own]
 
 
 def _properties(figures: dict[str, Any]) -> list[tuple[str, object]]:
@@ -198,6 +238,7 @@ def _properties(figures: dict[str, Any]) -> list[tuple[str, object]]:
     named = {f"kmem_{name}": kmem[name] for name in ("limit", "max_usage", "failcnt") if kmem}
     named["kmem_refused"] = figures["refusals"]["total"]
     named |= {
-        f"kmem_refused_{kind}": count for kind, count in figures["refusals"]["by_kind"].items()
+        f"{_REFUSED_PROPERTY}{kind}": count
+        for kind, count in figures["refusals"]["by_kind"].items()
     }
     return list(named.items())

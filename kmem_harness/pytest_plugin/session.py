@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from kmem_harness.pytest_plugin.collecting import Collector
 from kmem_harness.pytest_plugin.fault_markers import FAULT_MARKERS
 from kmem_harness.pytest_plugin.markers import MARKERS
+from kmem_harness.pytest_plugin.records import LEFT, take_settled
 from kmem_harness.pytest_plugin.settings import OPTIONS, SETTINGS, read_settings
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ __all__ = [
     "pytest_configure",
     "pytest_report_header",
     "pytest_runtestloop",
+    "pytest_sessionfinish",
 ]
 
 _ALWAYS_SHOWN = ("limit", "kernel", "runtime")
@@ -68,6 +71,14 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 
     with patched(settings):
         return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand on what a worker of pytest-xdist has left: fixtures may end with no test's report."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:  # else the collector does it
+        output[LEFT] = json.dumps(take_settled(session.config), default=str)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

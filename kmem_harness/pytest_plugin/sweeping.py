@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from kmem_harness.pytest_plugin.fault_markers import sweep_of
-from kmem_harness.pytest_plugin.records import RECORD
+from kmem_harness.pytest_plugin.records import own_record
 from kmem_harness.pytest_plugin.verdicts import KmemFailed
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class _Swept:
     def __init__(self, item: pytest.Function, plan: Plan) -> None:
         self._item = item
         self._plan = plan
-        self._record: Record = item.stash[RECORD]
+        self._record = cast("Record", own_record(item))
         self._before = list(self._record.boxes)
         #: The container whose charges are failed, and how many the body makes; both from 1 on.
         self._number = 1

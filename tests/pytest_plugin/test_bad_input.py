@@ -1,6 +1,8 @@
-"""What cannot be carried out is said at collection, before the first test runs."""
+"""What cannot be carried out is said before anything of its test, or of the run, begins."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 
@@ -24,24 +26,95 @@ BAD_MARKERS = [
 
 
 @pytest.mark.parametrize(("arguments", "named"), BAD_MARKERS, ids=[a for a, _ in BAD_MARKERS])
-def test_marker_when_unusable_then_usage_error_names_test_value_and_rule(arguments, named, project):
-    project.tests(f"""
-def test_before():
-    open("ran", "w")
+def test_marker_when_unusable_then_its_test_alone_fails_with_line_value_and_rule(
+    arguments, named, project
+):
+    project.tests(_BAD.replace("ARGUMENTS", arguments))
+    result = project.run_here()
+    result.assert_outcomes(passed=1, errors=1)
+    text = result.stdout.str()
+    for part in ["ERROR at setup of test_bad", "test_it.py:", "marker limit_kmem", *named]:
+        assert part in text
+    assert "Traceback" not in text + result.stderr.str()
+    assert not (project.pytester.path / "ran").exists()
 
-@pytest.mark.limit_kmem({arguments})
-def test_bad():
+
+_BAD = """
+@pytest.fixture
+def ran():
+    open("ran", "w").close()
+
+def test_good():
     pass
+
+@pytest.mark.limit_kmem(ARGUMENTS)
+def test_bad(ran):
+    pass
+"""
+
+
+def test_marker_when_unusable_in_a_worker_then_its_test_alone_fails_with_the_reason(project):
+    """It was an INTERNALERROR of pytest-xdist, and the reason was lost."""
+    project.tests(_BAD.replace("ARGUMENTS", "'2KBjunk'"))
+    result = project.run("-p", "xdist", "-n", "2")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.re_match_lines([r"test_it\.py:\d+: marker limit_kmem.*'2KBjunk'.*8MiB"])
+    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "@pytest.mark.limit_kmem('2KBjunk')\ndef test_bad(): pass",
+        "@pytest.mark.kmem_fault('sockt')\nclass TestBad:\n    def test_it(self): pass",
+        "pytestmark = pytest.mark.limit_kmem_leaks('junk')\ndef test_bad(): pass",
+    ],
+    ids=["test", "class", "module"],
+)
+def test_marker_when_unusable_and_its_test_is_left_out_then_nobody_minds(bad, project):
+    project.tests(bad)
+    project.pytester.makepyfile(test_more="def test_good(): pass")
+    project.run_here("-k", "good").assert_outcomes(passed=1, deselected=1)
+
+
+NEAR_MISSES = [
+    *("limit_kem", "limit_kmen", "kmem_limit", "limitkmem", "Limit_kmem", "limit_mem"),
+    *("limit_kmem_leak", "kmem_faults", "kmem_swep"),
+]
+
+
+@pytest.mark.parametrize("name", NEAR_MISSES)
+def test_marker_when_nearly_ours_then_its_test_does_not_run_without_it(name, project):
+    project.tests(f"@pytest.mark.{name}('8M')\ndef test_it(kmem_container): pass\n")
+    project.pytester.makeini("[pytest]")  # not strict: pytest itself would only warn
+    result = project.run_here()
+    result.assert_outcomes(errors=1)
+    assert re.search(
+        f"marker {name} is not known: did you mean (limit_kmem|kmem_)", str(result.stdout)
+    )
+
+
+def test_marker_when_nearly_ours_beside_no_fixture_of_ours_then_warns(project):
+    project.pytester.makeini("[pytest]\nmarkers = limit_memory: of another plugin\n limit_mem: too")
+    project.tests("""
+@pytest.mark.limit_kem
+def test_nearly(): pass
+
+@pytest.mark.limit_memory
+@pytest.mark.limit_mem
+@pytest.mark.limit_rate
+def test_others(kmem_memcg): pass
 """)
     result = project.run_here()
-    assert result.ret == USAGE_ERROR
-    text = result.stderr.str()
-    assert "test_it.py::test_bad" in text
-    for part in ["limit_kmem", *named]:
-        assert part in text
-    assert "Traceback" not in text
-    assert "INTERNALERROR" not in text + result.stdout.str()
-    assert not (project.pytester.path / "ran").exists()
+    result.assert_outcomes(passed=2)
+    assert str(result.stdout).count("did you mean") == 1
+
+
+def test_marker_when_nearly_ours_and_strict_then_pytest_s_refusal_says_which_was_meant(project):
+    project.tests("@pytest.mark.limit_kem('8M')\ndef test_it(kmem_container): pass\n")
+    result = project.run_here()
+    result.assert_outcomes(errors=1)
+    assert "'limit_kem': did you mean limit_kmem?" in str(result.stdout)
 
 
 @pytest.mark.parametrize(

@@ -77,19 +77,17 @@ def test_it(kmem_container):
         ("kmem_sweep(exits=1)", ["test_it", "exits=(0, 1)"]),
     ],
 )
-def test_marker_when_it_cannot_be_used_then_collection_names_test_value_and_rule(
-    project, mark, said
-):
+def test_marker_when_it_cannot_be_used_then_names_test_value_and_rule(project, mark, said):
     project.tests(f"@pytest.mark.{mark}\ndef test_it(kmem_container):\n    pass\n")
     result = project.run_here()
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.assert_outcomes(errors=1)
     for word in said:
-        assert word in result.stderr.str()
+        assert word in result.stdout.str()
 
 
 def test_sweep_when_the_test_has_no_container_then_says_what_to_add(project):
     project.tests("@pytest.mark.kmem_sweep()\ndef test_it():\n    pass\n")
-    assert "add it to the test's arguments" in project.run_here().stderr.str()
+    assert "add it to the test's arguments" in project.run_here().stdout.str()
 
 
 SWEPT = """

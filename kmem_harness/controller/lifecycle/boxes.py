@@ -373,8 +373,9 @@ class Boxes:
         running = self._running.get(box.name)
         if running is None or running.box is not box:
             return  # it failed at its very end
-        with suppress(OSError):
-            signal.pidfd_send_signal(running.init_pidfd, signal.SIGKILL)
+        if not box.over:  # else its last task is gone, and how the first ended is about to be told
+            with suppress(OSError):
+                signal.pidfd_send_signal(running.init_pidfd, signal.SIGKILL)
         self._target_died(running)
         message = f"the controller failed while box {box.name} was started: {error!r}"
         self._started(running, ShimError(message, step="start", errno=errno.EIO))

@@ -14,17 +14,12 @@ from kmem_harness.services.door.control import ask_running
 __all__ = ["services"]
 
 
-class _Property(click.ParamType[Any]):
-    name = "UNIT:KEY=VALUE"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str, str]:
-        unit, colon, assignment = str(value).partition(":")
-        key, equals, setting = assignment.partition("=")
-        if not (colon and equals and key and "." in unit):
-            self.fail(
-                f"{value!r} is not UNIT:KEY=VALUE, as in web.service:X-KmemMax=8M", param, ctx
-            )
-        return unit, key, setting
+def _property(text: str) -> tuple[str, str, str]:
+    unit, colon, assignment = text.partition(":")
+    key, equals, setting = assignment.partition("=")
+    if not (colon and equals and key and "." in unit):
+        raise click.BadParameter(f"{text!r} is not UNIT:KEY=VALUE, as in web.service:X-KmemMax=8M")
+    return unit, key, setting
 
 
 @click.group()
@@ -39,7 +34,8 @@ def services() -> None:
     "--property",
     "properties",
     multiple=True,
-    type=_Property(),
+    metavar="UNIT:KEY=VALUE",
+    type=_property,
     help="Set KEY on top of the unit's files; may be given often.",
 )
 @click.option(

@@ -244,6 +244,7 @@ class Server:
             self._boxes.expect(
                 request["box"],
                 int(request["pid"]),
+                fds,
                 lambda failure: respond(
                     {"error": protocol.describe_error(failure)} if failure else {"ok": True}
                 ),

@@ -19,6 +19,7 @@ from kmem_harness.controller.admission.gate import Gate
 from kmem_harness.controller.admission.prices import make_prices, read_kinds
 from kmem_harness.controller.audit.begin import begin_audit
 from kmem_harness.controller.audit.rounds import Rounds
+from kmem_harness.controller.audit.system_v import SystemVPart
 from kmem_harness.controller.lifecycle.container import Running
 from kmem_harness.controller.lifecycle.last_words import Legacy, carry_out
 from kmem_harness.controller.lifecycle.runtime_handshake import RuntimeHandshake
@@ -44,7 +45,7 @@ from kmem_harness.procfs.processes import BoxProcesses
 from kmem_harness.procfs.readable import is_readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kmem_harness.controller.admission.leases import Leases
     from kmem_harness.core.counter import ResourceCounter
@@ -202,11 +203,18 @@ class Boxes:
                 "end other boxes, or raise the hard limit (ulimit -Hn)"
             )
 
-    def expect(self, name: str, pid: int, answer: Callable[[ShimError | None], None]) -> None:
+    def expect(
+        self,
+        name: str,
+        pid: int,
+        system_v: Sequence[int],
+        answer: Callable[[ShimError | None], None],
+    ) -> None:
         """Learn the pid of a box's init: only its child may hand over the listener.
 
         *answer* is called once it has, or with what kept it from that; without a filter at once.
-        A container's init is announced at each start.
+        A container's init is announced at each start. *system_v* tell how many System V objects
+        there are in the box; who called keeps them.
         Raises: ConfigurationError if it is said twice, OSError if that process is gone.
         """
         running = self._running[name]
@@ -229,6 +237,7 @@ class Boxes:
             self._end_of_run(running)
         running.init_pidfd = os.pidfd_open(pid)
         running.box.init_pid = pid
+        running.system_v = tuple(map(os.dup, system_v)) if running.bounded else ()
         if running.handshake is None:
             answer(None)
             return
@@ -299,7 +308,9 @@ class Boxes:
             BoxProcesses(box.init_pid, with_init=running.lasting, breathe=box.breathe),
             lambda: len(running.joined) + (len(running.outsiders) if running.lasting else 1),
             self._on_refusal,
+            SystemVPart(running.system_v),
         )
+        running.system_v = ()
         self._rounds.follow_faults(box)
 
     def _init_died(self, running: Running) -> None:
@@ -473,6 +484,9 @@ class Boxes:
             running.handshake.close()
             running.handshake = None  # it tells us, and we know it
         box.release()
+        for fd in running.system_v:
+            os.close(fd)
+        running.system_v = ()
         self._running.pop(box.name, None)
         return described
 

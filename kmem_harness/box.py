@@ -445,7 +445,9 @@ class Box:
         if self._final is not None:
             return
         try:
-            final = self._session.controller.request("finish", box=self.name, keep=keep)
+            final = self._session.controller.request(
+                "finish", box=self.name, keep=keep, pids=self._pids()
+            )
         except ControllerDiedError:
             self.controller_died = True
             final = self._last_account()
@@ -453,6 +455,12 @@ class Box:
             self._seen = final
         else:
             self._final = final
+
+    def _pids(self) -> dict[str, Any] | None:
+        """Give what the kernel's own bound on tasks refused, where it did."""
+        running = getattr(self, "running", None)
+        pids: dict[str, Any] | None = running and running.describe().get("pids")
+        return pids if pids and pids["refused"] else None
 
     def _account(self) -> dict[str, Any]:
         with self._lock:  # another thread may be closing it

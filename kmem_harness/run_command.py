@@ -243,15 +243,18 @@ def summary(report: dict[str, Any]) -> str:
             f"kmem at most {format_size(kmem['max_usage'])} of {format_size(kmem['limit'])}"
         )
     refusals = report["refusals"]
-    if refusals["first"]:
-        first = refusals["first"]
+    by_pids = (report.get("pids") or {}).get("refused") or 0
+    first = refusals["first"]
+    if first and first["counter"] != "pids":
         by = "" if first["counter"] == "injected" else f" of {first['refused_by']}"
         parts.append(
             f"{refusals['total']} refused, first {first['syscall']} by "
             f"{first['comm']}[{first['pid']}] ({first['errno']}, {first['counter']}{by})"
         )
-    elif report["mode"] in ("enforce", "inject"):
+    elif report["mode"] in ("enforce", "inject") and not by_pids:
         parts.append("nothing refused")
+    if by_pids:
+        parts.append(f"{by_pids} forks refused by --pids-max {report['pids']['max']} (EAGAIN)")
     parts += [_rule_summary(rule) for rule in report.get("faults", {}).get("rules", ())]
     return "; ".join(parts)
 

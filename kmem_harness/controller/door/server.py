@@ -255,6 +255,7 @@ class Server:
                 request["box"],
                 lambda final: respond({"ok": True, **final}),
                 keep=bool(request.get("keep")),
+                pids=request.get("pids"),
             )
             return None
         if operation == "watch":

@@ -165,7 +165,7 @@ class Boxes:
                 lambda taken: self._taken(running, taken),
                 running.may_join if lasting else None,
             )
-            _write_events(box, fds, record=bool(request.get("record")))
+        _write_events(box, fds, record=bool(request.get("record")))
         self._running[name] = running
         return path
 
@@ -425,13 +425,22 @@ class Boxes:
         return running.describe()
 
     def finish(
-        self, name: str, answer: Callable[[dict[str, Any]], None], *, keep: bool = False
+        self,
+        name: str,
+        answer: Callable[[dict[str, Any]], None],
+        *,
+        keep: bool = False,
+        pids: dict[str, Any] | None = None,
     ) -> None:
         """Close a box's account once its last task is gone, and *answer* with the final figures.
 
-        With *keep* it stays open: a container may be started again.
+        With *keep* it stays open: a container may be started again. *pids* says how many forks the
+        kernel's own bound refused, where it did.
         """
         running = self._running[name]
+        if pids is not None:
+            card = running.box.pids_refused(int(pids["max"]), int(pids["refused"]))
+            self._on_refusal(running.box, card)
         close = Running.describe if keep else self._close
         if not running.box.listeners:
             answer(close(running))

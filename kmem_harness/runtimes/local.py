@@ -278,8 +278,11 @@ class LocalBox:
         """Collect the guard and all it had to say; whichever thread comes first does so."""
         gone = is_readable(self._guard_pidfd, _THAW_SECONDS)
         if not gone:
-            thaw(self._left())
+            thawed = thaw(self._left())
             gone = is_readable(self._guard_pidfd, _END_SECONDS - _THAW_SECONDS)
+            for cgroup in thawed:
+                with suppress(OSError):  # somebody else is in it
+                    os.rmdir(cgroup)
         if gone:
             self._guard.wait()
         with self._end:

@@ -52,12 +52,17 @@ def tasks_of(namespace: int, guard: int) -> list[Task]:
     return [task for task in found if task is not None and task.comm != "kmem-init"]
 
 
-def thaw(tasks: list[Task]) -> None:
-    """Let go on what a box has frozen in cgroups of its own, and remove those once they are empty."""
+def thaw(tasks: list[Task]) -> list[str]:
+    """Let go on what a box has frozen in cgroups of its own; list those, which are empty soon."""
+    thawed = []
     ours = _freezer_of(os.getpid())
     for cgroup in {_freezer_of(task.pid) for task in tasks} - {ours, "", "/"}:
-        with suppress(OSError), open(f"{_FREEZER}{cgroup}/freezer.state", "w") as state:
-            state.write("THAWED")
+        path = f"{_FREEZER}{cgroup}"
+        with suppress(OSError), open(f"{path}/freezer.state", "r+", encoding="ascii") as state:
+            if state.read().strip() != "THAWED":
+                state.write("THAWED")
+                thawed.append(path)
+    return thawed
 
 
 def _all_pids() -> Iterator[int]:

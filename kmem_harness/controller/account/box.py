@@ -282,6 +282,34 @@ class Box:
         self.keep(card)
         return card
 
+    def pids_refused(self, most: int, refused: int) -> dict[str, Any]:
+        """Count the forks that the kernel's own bound on tasks refused, and write one card for all.
+
+        The kernel tells how many there were, and nothing of whose they were, or when. Units: tasks.
+        """
+        self.refusals += refused
+        self.kinds["task"].refused += refused
+        self.note_usage()
+        card = {
+            "pid": 0,
+            "tid": 0,
+            "comm": "",
+            "syscall": "clone",
+            "kind": "task",
+            "nbytes": 0,
+            "errno": "EAGAIN",
+            "time": time.time(),
+            "box": self.name,
+            "memcg": self.memcg.path,
+            "refused_by": "pids.max",
+            "counter": "pids",
+            "usage": most,
+            "limit": most,
+            "live": {one.name: one.live for one in self.kinds.values() if one.live},
+        }
+        self.keep(card)
+        return card
+
     def _where(self, by: ResourceCounter) -> dict[str, Any]:
         """Say which counter refused, and how things stood."""
         return {

@@ -31,11 +31,13 @@ def begin_audit(
     processes: BoxProcesses,
     outside: Callable[[], int],
     on_refusal: Callable[[Box, dict[str, Any]], None],
+    system_v: SystemVPart,
 ) -> None:
     """See what there is to look at, before the target makes anything.
 
     :param outside: says how many of *processes* were made outside, and so are not charged.
     :param on_refusal: is given the card of each process killed for its user memory.
+    :param system_v: the part for System V identifiers, which takes part where they are charged.
 
     Raises: OSError if the box is gone, or not ours to look at.
     """
@@ -59,7 +61,9 @@ def begin_audit(
     if "dentry" in kinds:
         parts.append(LookupPart())
     if any(name in kinds for name in SystemVPart.kinds):
-        parts.append(SystemVPart())
+        parts.append(system_v)
+    else:
+        system_v.close()
     limits_memory = any(
         counter.name == "memory" and not counter.unlimited for counter in box.counters
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
-from kmem_harness.procfs.host_counts import count_system_v
+from kmem_harness.procfs.host_counts import count_rows, count_system_v
 
 if TYPE_CHECKING:
     from kmem_harness.controller.account.books import Books
@@ -15,18 +16,23 @@ _SYSTEM_V = ("sysv-sem", "sysv-msg", "sysv-shm")
 
 
 class SystemVPart:
-    """System V identifiers, which outlive whoever made them."""
+    """System V identifiers, which outlive whoever made them.
+
+    Where the box has an IPC namespace, those in it are its own, all of them; elsewhere it has what
+    there is more than before.
+    """
 
     kinds = _SYSTEM_V
 
-    def __init__(self) -> None:
-        """Start from what there is."""
-        self._before = count_system_v()
+    def __init__(self, own: tuple[int, ...] = ()) -> None:
+        """Start from what there is; *own* are the tables of the box's namespace, in the order of kinds."""
+        self._own = own
+        self._before = self._count()
         self._alive = dict.fromkeys(_SYSTEM_V, 0)
 
     def count(self, books: Books) -> None:
         """See :class:`Part`."""
-        now = count_system_v()
+        now = self._count()
         for name in _SYSTEM_V:
             kind = books.kinds.get(name)
             if kind is None:
@@ -47,3 +53,11 @@ class SystemVPart:
 
     def close(self) -> None:
         """See :class:`Part`."""
+        for fd in self._own:
+            os.close(fd)
+        self._own = ()
+
+    def _count(self) -> dict[str, int]:
+        if self._own:
+            return dict(zip(self.kinds, map(count_rows, self._own), strict=True))
+        return count_system_v()

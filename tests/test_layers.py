@@ -62,10 +62,12 @@ TOP: dict[str, set[str]] = {
     "experiments": {*_JOINED, "report", "services"},
     "top": {"core", "controller.owner.client"},
     "services": {*_JOINED, "report"},
+    "terms": {"core", "costs", "faults", "handles"},
+    "serve": {*_JOINED, "terms"},
     "__main__": {"early", "cli"},
     "cli": {
         *(*_JOINED, "doctor", "run_command", "demos", "replay", "experiments", "top", "services"),
-        *("calibrate", "sigterm"),
+        *("calibrate", "sigterm", "serve"),
     },
 }
 ALLOWED = ROOMS | TOP
@@ -108,6 +110,10 @@ FOREIGN: dict[str, set[str]] = {
     "services.engine.inside": set(),
     "services.door.command": {"click", "rich"},
     "services.door.view": {"rich"},
+    "terms": set(),
+    "serve": set(),
+    "serve.profiles": {"docker"},
+    "serve.command": {"click"},
     "cli": {"click"},
 }
 

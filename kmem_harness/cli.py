@@ -32,6 +32,7 @@ class _LazyGroup(click.Group):
         "calibrate": "kmem_harness.calibrate.command",
         "experiment": "kmem_harness.experiments.command",
         "profile": "kmem_harness.serve.command",
+        "proxy": "kmem_harness.proxy.command",
         "replay": "kmem_harness.replay.command",
         "report": "kmem_harness.serve.command",
         "serve": "kmem_harness.serve.command",

@@ -64,10 +64,11 @@ TOP: dict[str, set[str]] = {
     "services": {*_JOINED, "report"},
     "terms": {"core", "costs", "faults", "handles"},
     "serve": {*_JOINED, "terms"},
+    "proxy": {*_JOINED, "terms"},
     "__main__": {"early", "cli"},
     "cli": {
         *(*_JOINED, "doctor", "run_command", "demos", "replay", "experiments", "top", "services"),
-        *("calibrate", "sigterm", "serve"),
+        *("calibrate", "sigterm", "serve", "proxy"),
     },
 }
 ALLOWED = ROOMS | TOP
@@ -114,6 +115,10 @@ FOREIGN: dict[str, set[str]] = {
     "serve": set(),
     "serve.profiles": {"docker"},
     "serve.command": {"click"},
+    "proxy": set(),
+    "proxy.framing": {"h11"},
+    "proxy.steps": {"docker"},
+    "proxy.command": {"click"},
     "cli": {"click"},
 }
 

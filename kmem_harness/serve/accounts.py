@@ -231,40 +231,32 @@ class Accounts:
                 f"{self._harness.kernel}; start kmem-harness serve --kernel {terms.kernel}"
             )
         short = ident[:SHOWN]
-        if any(account.box.name == f"oci-{short}" for account in self._accounts.values()):
+        if any(account.box.name == short for account in self._accounts.values()):
             short = ident
-        above = terms.memcg or "/oci"
-        spec = BoxSpec(f"oci-{short}", (), image=image or None)
-        path = f"{above.rstrip('/')}/{short}"
-        memcg = self._harness.memcg(path, terms.limit or None)
         container = _Container(ident)
-        try:
-            box = self._harness.open_account(
-                spec,
-                self._runtime,
-                memcg=memcg,
-                mode=terms.mode,
-                kinds=terms.kinds or None,
-                faults=terms.inject,
-                events=self._events,
-            )
-        except BaseException:
-            self._forget_memcg(path)
-            raise
+        box = self._harness.open_account(
+            BoxSpec(short, (), image=image or None),
+            self._runtime,
+            kmem_limit=terms.limit or None,
+            below=terms.memcg or None,
+            mode=terms.mode,
+            kinds=terms.kinds or None,
+            faults=terms.inject,
+            events=self._events,
+        )
         try:
             box.attach(container)  # type: ignore[arg-type]
-            _see_bound(box, above)
+            _see_bound(box, terms.memcg)
             flags = [WAIT_KILLABLE] if terms.killable else []
             profile, _ = box.listen_natively(ALLOW_ALL, flags)
-            with box.step("create", spec=ContainerSpec("oci", image or None, path, [])):
+            with box.step("create", spec=ContainerSpec("oci", image or None, box.memcg.path, [])):
                 account = _Account(terms, box, profile["listenerPath"], container)
         except BaseException:
             box.discard()
-            self._forget_memcg(path)
             raise
         self._accounts[ident] = account
         self._state.opened(ident, {"terms": terms._asdict(), "since": time.time()})
-        self._log.info("container.opened", container=ident, memcg=path, **_said(terms))
+        self._log.info("container.opened", container=ident, memcg=box.memcg.path, **_said(terms))
         self._keep_looking()
         return profile
 
@@ -425,11 +417,9 @@ class Accounts:
             self._loop.forget(account.container.pidfd)
             account.container.drop()
             account.container.ended = time.time()
-        path = box.memcg.path
         with suppress(KmemHarnessError), box.step("remove"):
             box.close_account()
         report = account.report()
-        self._forget_memcg(path)
         self._state.closed(ident, report)
         kmem = report["memcg"]["kmem"]
         self._log.info(
@@ -439,16 +429,12 @@ class Accounts:
             max_usage=kmem["max_usage"],
         )
 
-    def _forget_memcg(self, path: str) -> None:
-        with suppress(KmemHarnessError, OSError):
-            self._harness.controller.remove(path)
-
 
 def _see_bound(box: Box, above: str) -> None:
     if not box.filtered:
         raise ConfigurationError(
-            f"nothing limits {box.memcg.path}: give a limit, or set one for {above} (kmem-harness "
-            f"serve --memcg {above}=SIZE)"
+            f"nothing limits {box.memcg.path}: give a limit, or set one for {above or '/oci'} "
+            f"(kmem-harness serve --memcg {above or '/oci'}=SIZE)"
         )
 
 

@@ -89,7 +89,7 @@ def test_container_when_run_by_anybody_then_is_bound_to_the_object(
     }
     assert report["container"]["id"] == container.id
     assert not report["partial"]
-    assert controller.until("call.refused", box=f"oci-{container.id[:12]}")["errno"] == "ENOMEM"
+    assert controller.until("call.refused", box=container.id[:12])["errno"] == "ENOMEM"
 
 
 def test_exec_when_done_by_anybody_then_counts_in_the_same_account(

@@ -16,7 +16,7 @@ __all__ = ["Answer", "RefusedError", "ask", "json_answer"]
 _HOP_BY_HOP = frozenset(
     {"connection", "content-length", "expect", "host", "keep-alive", "transfer-encoding", "upgrade"}
 )
-_REFUSED = 400
+_REFUSED = 300
 
 
 class Answer(NamedTuple):
@@ -53,7 +53,7 @@ class _Connection(http.client.HTTPConnection):
 def ask(path: str, head: Head, body: bytes) -> Answer:
     """Ask the engine at the socket *path* what *head* asks, with another *body*.
 
-    Raises: RefusedError for an answer from 400 on; OSError, http.client.HTTPException.
+    Raises: RefusedError for an answer that is no success; OSError, http.client.HTTPException.
     """
     connection = _Connection(path)
     try:

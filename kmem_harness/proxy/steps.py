@@ -89,8 +89,10 @@ class Steps:
         terms = self._terms(config)
         if terms is None:
             return self._ask(head, body)
-        host = config.setdefault("HostConfig", {})
+        config["HostConfig"] = host = dict(_within(config, "HostConfig"))
         host.pop("KernelMemory", None)
+        if not isinstance(config.get("Image"), str):
+            raise ConfigurationError(f"the request's Image is {config.get('Image')!r}, and no name")
         answers: list[Answer] = []
 
         def original(ours: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +113,8 @@ class Steps:
         return answers[0]
 
     def _terms(self, config: dict[str, Any]) -> Terms | None:
-        host = config.get("HostConfig") or {}
-        terms = Terms.of_labels(config.get("Labels"), host.get("Annotations"))
+        host = _within(config, "HostConfig")
+        terms = Terms.of_labels(_within(config, "Labels"), _within(host, "Annotations"))
         limit = host.get("KernelMemory") or 0
         if isinstance(limit, bool) or not isinstance(limit, int):
             raise ConfigurationError(
@@ -125,8 +127,8 @@ class Steps:
 
     def _refuse_libpod(self, _: Route, head: Head, body: bytes) -> Answer:
         spec = _object(body)
-        memory = (spec.get("resource_limits") or {}).get("memory") or {}
-        said = Terms.of_labels(spec.get("labels"), spec.get("annotations"))
+        memory = _within(_within(spec, "resource_limits"), "memory")
+        said = Terms.of_labels(_within(spec, "labels"), _within(spec, "annotations"))
         if said is None and not memory.get("kernel") and self._default is None:
             return self._ask(head, body)
         raise ConfigurationError(
@@ -138,7 +140,9 @@ class Steps:
     def _exec(self, route: Route, head: Head, body: bytes) -> Answer:
         running = self._runtime.find(route.name)
         config = _object(body)
-        if running is None or not config.get("Cmd"):  # the engine says what is wrong with it
+        if running is None or not isinstance(
+            config.get("Cmd"), list
+        ):  # the engine says what is wrong with it
             return self._ask(head, body)
         spec = ExecSpec(list(config["Cmd"]), {})
         with running.box.step("exec", spec=spec):
@@ -207,6 +211,13 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ConfigurationError("the request's body is no JSON object")
     return found
+
+
+def _within(outer: dict[str, Any], name: str) -> dict[str, Any]:
+    inner = outer.get(name) or {}
+    if not isinstance(inner, dict):
+        raise ConfigurationError(f"the request's {name} is {inner!r}, and no JSON object")
+    return inner
 
 
 def _sentence(error: Exception) -> str:

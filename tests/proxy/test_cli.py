@@ -126,7 +126,7 @@ COMMANDS = [
     "build -q -t {n}:built {context}",
     "run --rm --network none {n}:built",
     "rmi {n}:built",
-    "events --since 1s --until 0s",
+    "events --since 1s --until 0s --filter container=no-such-one",
     "info --format {{{{.Driver}}}}",
     "network ls --format {{{{.Name}}}}",
     "volume create {n}-volume",

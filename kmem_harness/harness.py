@@ -252,6 +252,7 @@ class Harness:
         kmem_limit: str | int | None = None,
         memory_limit: str | int | None = None,
         memcg: MemcgHandle | str | None = None,
+        below: str | None = None,
         mode: str = "enforce",
         kinds: Sequence[str] | None = None,
         events: int | None = None,
@@ -261,6 +262,8 @@ class Harness:
     ) -> Box:
         """Open the account of a box that *runtime* is about to create; see :meth:`run`.
 
+        A memcg of its own is made for it *below* the one of that path, if *memcg* names none.
+
         Raises: ConfigurationError, OSError; nothing is left of it then.
         """
         if mode not in ("enforce", "observe"):
@@ -269,7 +272,7 @@ class Harness:
         priced = self._kinds(kinds)
         rules = self._rules(faults)
         own = memcg is None
-        path = f"/{runtime.name}/{spec.name}"
+        path = f"/{(below or runtime.name).strip('/')}/{spec.name}"
         with ExitStack() as undo:
             if own:
                 undo.callback(self._remove_quietly, path)

@@ -62,10 +62,13 @@ TOP: dict[str, set[str]] = {
     "experiments": {*_JOINED, "report", "services"},
     "top": {"core", "controller.owner.client"},
     "services": {*_JOINED, "report"},
+    "terms": {"core", "costs", "faults", "handles"},
+    "serve": {*_JOINED, "terms"},
+    "proxy": {*_JOINED, "terms"},
     "__main__": {"early", "cli"},
     "cli": {
         *(*_JOINED, "doctor", "run_command", "demos", "replay", "experiments", "top", "services"),
-        *("calibrate", "sigterm"),
+        *("calibrate", "sigterm", "serve", "proxy"),
     },
 }
 ALLOWED = ROOMS | TOP
@@ -108,6 +111,14 @@ FOREIGN: dict[str, set[str]] = {
     "services.engine.inside": set(),
     "services.door.command": {"click", "rich"},
     "services.door.view": {"rich"},
+    "terms": set(),
+    "serve": set(),
+    "serve.profiles": {"docker"},
+    "serve.command": {"click"},
+    "proxy": set(),
+    "proxy.framing": {"h11"},
+    "proxy.steps": {"docker"},
+    "proxy.command": {"click"},
     "cli": {"click"},
 }
 

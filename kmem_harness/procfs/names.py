@@ -12,6 +12,7 @@ import os
 import re
 import struct
 import time
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -68,13 +69,21 @@ _STATX_BTIME = 0x800
 
 
 class Seen:
-    """What calls did: names ``made`` and inodes ``gone``, each proven; ``unsure``: perhaps gone."""
+    """What calls did: names ``made`` and inodes ``gone``, each proven; ``unsure``: perhaps gone.
+
+    ``made_on``: how many were made by device, as mountinfo names it. ``blind``: names that may have
+    been made by threads which may not be looked at; ``lost``: made, but not among ``made``, for their
+    file system is gone.
+    """
 
     def __init__(self) -> None:
         """Nothing yet."""
         self.made = 0
+        self.made_on: Counter[str] = Counter()
         self.gone = 0
         self.unsure = 0
+        self.blind = 0
+        self.lost = 0
 
 
 class NameWatch:
@@ -103,7 +112,12 @@ class NameWatch:
             self._seen.unsure += syscall in REMOVALS
             return
         with suppress(OSError, ValueError):
-            base, path = _place(tid, syscall, notification)
+            try:
+                base, path = _place(tid, syscall, notification)
+            except PermissionError:
+                self._seen.blind += syscall not in REMOVALS
+                self._seen.unsure += syscall in REMOVALS
+                return
             try:
                 if syscall in REMOVALS:
                     self._watch_going(tid, os.open(path, _LOOK, dir_fd=base))
@@ -123,6 +137,7 @@ class NameWatch:
             self._judge(tid, over=not os.path.exists(f"/proc/{tid}"))
         seen, self._seen = self._seen, Seen()
         seen.made = len(self._made)
+        seen.made_on.update(f"{major}:{minor}" for major, minor, _ in self._made)
         self._made.clear()
         return seen
 

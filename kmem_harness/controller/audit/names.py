@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem_harness.controller.audit.between import between
+from kmem_harness.procfs.devices import devices_in_use
 from kmem_harness.procfs.names import NameWatch, Seen, held_unlinked
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from kmem_harness.procfs.processes import BoxProcesses
 
 __all__ = ["NamePart"]
+
+#: A device for names that may be on a file system that may not be looked at.
+_ELSEWHERE = "elsewhere"
 
 
 class NamePart:
@@ -51,7 +55,8 @@ class NamePart:
         self._held: set[tuple[int, int]] | None = None
         #: What had been made, and what was being made, when this was last looked at.
         self._made = self._under_way = 0
-        self._strangers = False
+        #: Whether the mounts of some process could not be looked at.
+        self._hidden = False
         #: Inodes that may go without a further call: what holds them lets go.
         self._going = 0
 
@@ -65,23 +70,26 @@ class NamePart:
             f"names on {kind} are not seen to be made or removed: it does not say how many it holds"
             for kind in sorted(self._systems.silent)
         ]
-        if self._strangers:
+        if self._hidden:
             found.append(
-                "names were not seen to be removed while a process had a mount namespace of its own"
+                "names that a process made whose mounts may not be looked at stayed charged while it ran"
             )
         return found
 
     def count(self, books: Books) -> None:
         """See :class:`Part`."""
-        if not self._systems.are_all_seen_by(self._processes.list()):
-            # What they mount for themselves is not among these file systems.
-            self._strangers = True
-            return
+        sure = self._systems.see(self._processes.list())
         seen = self._watch.settle()  # first: it holds what it watches
         used = self._systems.used()
         if not used:
             return  # the process through which they are seen is gone: that says nothing of names
         alive = self._alive
+        self._forget_unmounted(used, seen)
+        if sure:
+            alive.pop(_ELSEWHERE, None)
+        elif seen.blind:
+            self._hidden = True
+            alive[_ELSEWHERE] = alive.get(_ELSEWHERE, 0) + seen.blind
         least, most, may_go = self._bounds(books, seen)
         for device, now in used.items():
             # One that was mounted since begins with what was made on it.
@@ -109,7 +117,7 @@ class NamePart:
         """Say how many can be alive at least and at most, and how many may have gone since."""
         made = sum(kind.charged for kind in self._kinds)
         before = sum(self._alive.values())
-        most = before + made - self._made + self._under_way
+        most = before + made - self._made + self._under_way - seen.lost
         self._made = made
         self._under_way = sum(books.open(kind) for kind in self._kinds)
         earlier = self._held or set()
@@ -123,6 +131,21 @@ class NamePart:
             most -= seen.gone - len(self._held - earlier)
             may_go = max(may_go - len(self._held), 0)
         return before + seen.made - may_go, max(most, 0), may_go
+
+    def _forget_unmounted(self, used: dict[str, int], seen: Seen) -> None:
+        """Leave out what was on file systems that are gone, or that nobody has any more."""
+        missing = (self._alive.keys() | seen.made_on.keys()) - used.keys() - {_ELSEWHERE}
+        in_use = devices_in_use(self._processes.list()) if missing else None
+        gone = self._systems.replaced | (set() if in_use is None else missing - in_use)
+        for device in gone:
+            self._alive.pop(device, None)
+            self._used.pop(device, None)
+        for device, nr in seen.made_on.items():
+            # Before it, another may have had the same number.
+            most = used.get(device, 0 if device in gone else nr)
+            lost = max(nr - most, 0)
+            seen.made -= lost
+            seen.lost += lost
 
     def _cut(self, over: int) -> None:
         """Leave out *over* inodes that others made: on disks first, which others use most."""

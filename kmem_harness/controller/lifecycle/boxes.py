@@ -20,8 +20,8 @@ from kmem_harness.controller.admission.prices import make_prices, read_kinds
 from kmem_harness.controller.admission.restarts import Restarts, numbers_that_start_over
 from kmem_harness.controller.audit.begin import begin_audit
 from kmem_harness.controller.audit.rounds import Rounds
-from kmem_harness.controller.guard import Guard
 from kmem_harness.controller.audit.system_v import SystemVPart
+from kmem_harness.controller.guard import Guard
 from kmem_harness.controller.lifecycle.container import Running
 from kmem_harness.controller.lifecycle.last_words import Legacy, carry_out
 from kmem_harness.controller.lifecycle.runtime_handshake import RuntimeHandshake

@@ -129,15 +129,32 @@ def set_property(unit: str, assignments: tuple[str, ...]) -> None:
     ask_running("set-property", unit=unit, assignments=list(assignments))
 
 
+@services.command("reset-failed")
+@click.argument("units", metavar="[UNIT...]", nargs=-1)
+def reset_failed(units: tuple[str, ...]) -> None:
+    """Forget that units failed, and how often they were started: their start limit begins anew."""
+    ask_running("reset-failed", units=list(units))
+
+
 def _job(name: str, text: str, *, required: bool = True) -> None:
     @services.command(name, help=text)
     @click.argument("units", metavar="UNIT...", nargs=-1, required=required)
-    def job(units: tuple[str, ...]) -> None:
-        if not ask_running(name, units=list(units)):
+    @click.option(
+        "--job-mode",
+        "mode",
+        type=click.Choice(
+            ["replace", "fail", "isolate"] if name == "start" else ["replace", "fail"]
+        ),
+        default="replace",
+        help="What becomes of jobs that are queued already, as with systemctl.",
+    )
+    def job(units: tuple[str, ...], mode: str) -> None:
+        if not ask_running(name, units=list(units), mode=mode):
             raise click.ClickException(f"{name} {' '.join(units)} failed; see services status")
 
 
 _job("stop", "Stop units and all that need them; without a UNIT everything.", required=False)
-_job("start", "Start units of a running instance again.")
-_job("restart", "Stop units, and start them again.")
+_job("start", "Start units of a running instance again, and what they pull in.")
+_job("restart", "Stop units, and start them again, with those that run and need them.")
+_job("try-restart", "Restart those of the units that run.")
 _job("reload", "Have services read their configuration again.")

@@ -263,10 +263,11 @@ class Manager:
             refused = {
                 "start": unit.refuse_manual_start,
                 "stop": unit.refuse_manual_stop,
-                "restart": unit.refuse_manual_start or unit.refuse_manual_stop,
+                "restart": unit.refuse_manual_start,
             }
             if refused.get(op, False):
-                message = f"{name} is not to be {op}ed by hand: RefuseManual{op.capitalize()}=yes"
+                key = "RefuseManualStop" if op == "stop" else "RefuseManualStart"
+                message = f"{name} is not for people to {op}: it has {key}=yes"
                 raise ConfigurationError(message)
 
     def reset_failed(self, names: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ import click
 
 from kmem_harness.core.releases import DEFAULT_PROFILE
 from kmem_harness.services.door.control import ask_running
+from kmem_harness.services.unitfile.names import completed
 
 __all__ = ["services"]
 
@@ -20,11 +21,11 @@ class _Property(click.ParamType[Any]):
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str, str]:
         unit, colon, assignment = str(value).partition(":")
         key, equals, setting = assignment.partition("=")
-        if not (colon and equals and key and "." in unit):
+        if not (colon and equals and key and unit):
             self.fail(
                 f"{value!r} is not UNIT:KEY=VALUE, as in web.service:X-KmemMax=8M", param, ctx
             )
-        return unit, key, setting
+        return completed(unit), key, setting
 
 
 @click.group()

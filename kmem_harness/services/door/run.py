@@ -20,6 +20,7 @@ from kmem_harness.services.engine.manager import Manager
 from kmem_harness.services.engine.plan import Plan, make_plan
 from kmem_harness.services.unitfile.load import Library, read_request
 from kmem_harness.services.unitfile.specifiers import Directories
+from kmem_harness.services.unitfile.unit import Handling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -147,8 +148,13 @@ async def _keep_showing(view: View) -> None:
 def _tell_gaps(manager: Manager, journal: Journal) -> None:
     """Say once, for each unit, what of it is not emulated."""
     for name, member in manager.members.items():
+        for complaint in member.unit.complaints:
+            journal.add(name, complaint, own=True)
         by_reason: dict[str, list[str]] = {}
         for one in member.unit.not_emulated():
+            if one.handling is Handling.INVALID:
+                journal.add(name, f"{one.assignment.place}: {one.why}; left out", own=True)
+                continue
             reason = one.why or one.handling.value
             by_reason.setdefault(reason, []).append(f"{one.assignment.key}=")
         for reason, keys in by_reason.items():

@@ -23,6 +23,7 @@ from kmem_harness.services.engine.rules import JobMode, JobResult, JobType
 from kmem_harness.services.engine.service import Service
 from kmem_harness.services.engine.states import Result, State
 from kmem_harness.services.engine.transaction import TransactionError
+from kmem_harness.services.unitfile.names import completed
 from kmem_harness.services.unitfile.unit import apply_property
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ class Manager:
 
     def _member(self, name: str) -> Member:
         try:
-            return self.members[name]
+            return self.members[completed(name)]
         except KeyError:
             known = ", ".join(sorted(self.members))
             message = f"unit {name!r} does not run here; running are {known}"

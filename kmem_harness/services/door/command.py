@@ -88,6 +88,70 @@ def run(
     sys.exit(0 if outcome["held"] else 1)
 
 
+@services.command()
+@click.argument("unit")
+@click.option(
+    "--health",
+    required=True,
+    metavar="COMMAND",
+    help="Shell command that exits with 0 where the service serves; {port} is where it listens.",
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="What {port} stands for, if not that.")
+@click.option(
+    "--within",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="How long it may take from its start until it serves.",
+)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--resolution", type=click.IntRange(4096), default=4096, show_default=True)
+@click.option(
+    "-p",
+    "--property",
+    "properties",
+    multiple=True,
+    type=_Property(),
+    help="Set KEY on top of the unit's files; {port} stands for a free port.",
+)
+@click.option("--kernel", metavar="PROFILE", default=DEFAULT_PROFILE, show_default=True)
+@click.option("--costs", metavar="FILE.toml", help="Cost table to use instead of the profile's.")
+@click.option("--isolation", type=click.Choice(["user", "pid", "none"]))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quiet", is_flag=True, help="Tell nothing of the tries.")
+def limit(
+    unit: str,
+    properties: tuple[tuple[str, str, str], ...],
+    kernel: str,
+    costs: str | None,
+    isolation: str | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+    **asked: Any,
+) -> None:
+    """Find the smallest X-KmemMax under which UNIT starts and serves.
+
+    Says what was refused below it and what it uses at its peak, and gives the drop-in to paste and the
+    experiment that looks for the same.
+    """
+    from kmem_harness.harness import Harness
+    from kmem_harness.services.door.limit import Question, find_limit
+    from kmem_harness.services.door.run import Options, isolation_for
+    from kmem_harness.services.door.view import show_limit
+
+    unit = unit if "/" in unit else completed(unit)
+    question = Question(unit, options=Options(properties=properties), **asked)
+    with Harness(kernel, costs, isolation_for(isolation)) as harness:
+        tell = (lambda _: None) if quiet else (lambda line: click.echo(line, err=True))
+        found = find_limit(harness, question, tell)
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        click.echo(show_limit(found))
+
+
 def _write_report(path: str, outcome: dict[str, Any]) -> None:
     if path.endswith(".html"):
         from kmem_harness.services.door.page import write_services_page

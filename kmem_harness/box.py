@@ -485,7 +485,7 @@ class Box:
                 "mode": "enforce",
                 "memcg": self._armed["memcg"],
                 "kinds": {},
-                "refusals": {"total": 0, "first": None, "cards": []},
+                "refusals": {"total": 0, "first": None, "cards": [], "by": {}},
                 "notifications": 0,
                 "interrupted": 0,
                 "census": {"count": 0, "seconds": 0.0},

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kmem_harness.controller.audit.between import between
 from kmem_harness.procfs.names import NameWatch, Seen, held_unlinked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kmem_harness.controller.account.books import Books, Charge, Kind
     from kmem_harness.procfs.file_systems import FileSystems
     from kmem_harness.procfs.processes import BoxProcesses
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["NamePart"]
 
@@ -34,13 +32,11 @@ class NamePart:
         systems: FileSystems,
         families: dict[str, dict[str, Kind]],
         processes: BoxProcesses,
-        breathe: Callable[[], None],
     ) -> None:
         """Place what is charged as the dearest of each of *families*, kinds by class."""
         self._systems = systems
         self._families = families
         self._processes = processes
-        self._breathe = breathe
         self._kinds = [kind for family in families.values() for kind in family.values()]
         self.kinds = tuple(kind.name for kind in self._kinds)
         self._used = systems.used()
@@ -71,9 +67,9 @@ class NamePart:
             )
         return found
 
-    def count(self, books: Books) -> None:
+    def count(self, books: Books) -> Steps[None]:
         """See :class:`Part`."""
-        if not self._systems.are_all_seen_by(self._processes.list()):
+        if not self._systems.are_all_seen_by((yield from self._processes.list())):
             # What they mount for themselves is not among these file systems.
             self._strangers = True
             return
@@ -82,7 +78,7 @@ class NamePart:
         if not used:
             return  # the process through which they are seen is gone: that says nothing of names
         alive = self._alive
-        least, most, may_go = self._bounds(books, seen)
+        least, most, may_go = yield from self._bounds(books, seen)
         for device, now in used.items():
             # One that was mounted since begins with what was made on it.
             change = now - self._used.get(device, 0)
@@ -105,7 +101,7 @@ class NamePart:
             placed[where] = placed.get(where, 0) + nr
         self._enter(books, placed)
 
-    def _bounds(self, books: Books, seen: Seen) -> tuple[int, int, int]:
+    def _bounds(self, books: Books, seen: Seen) -> Steps[tuple[int, int, int]]:
         """Say how many can be alive at least and at most, and how many may have gone since."""
         made = sum(kind.charged for kind in self._kinds)
         before = sum(self._alive.values())
@@ -114,9 +110,10 @@ class NamePart:
         self._under_way = sum(books.open(kind) for kind in self._kinds)
         earlier = self._held or set()
         nameless = self._going + seen.gone
-        self._held = (
-            held_unlinked(between(self._processes.list(), self._breathe)) if nameless else set()
-        )
+        if nameless:
+            self._held = yield from held_unlinked((yield from self._processes.list()))
+        else:
+            self._held = set()
         may_go = nameless + seen.unsure
         if self._held is not None:
             # One that is in use still was counted among those that are gone.

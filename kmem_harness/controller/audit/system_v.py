@@ -8,6 +8,7 @@ from kmem_harness.procfs.host_counts import count_system_v
 
 if TYPE_CHECKING:
     from kmem_harness.controller.account.books import Books
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["SystemVPart"]
 
@@ -24,8 +25,9 @@ class SystemVPart:
         self._before = count_system_v()
         self._alive = dict.fromkeys(_SYSTEM_V, 0)
 
-    def count(self, books: Books) -> None:
+    def count(self, books: Books) -> Steps[None]:
         """See :class:`Part`."""
+        yield
         now = count_system_v()
         for name in _SYSTEM_V:
             kind = books.kinds.get(name)

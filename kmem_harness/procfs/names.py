@@ -18,11 +18,15 @@ from typing import TYPE_CHECKING
 
 from kmem_harness.procfs.descriptors import waiting_descriptors
 from kmem_harness.procfs.libc import libc
-from kmem_harness.procfs.processes import read_file
+from kmem_harness.procfs.pids import numbers_in
+from kmem_harness.procfs.processes import blocks_of
+from kmem_harness.procfs.steps import in_steps
 from kmem_harness.procfs.target_memory import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["REMOVALS", "NameWatch", "Seen", "held_unlinked", "tells_births"]
 
@@ -219,7 +223,7 @@ def _place(tid: int, syscall: str, notification: tuple[int, ...]) -> tuple[int, 
     return os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), text
 
 
-def held_unlinked(pids: Iterable[int]) -> set[tuple[int, int]] | None:
+def held_unlinked(pids: Iterable[int]) -> Steps[set[tuple[int, int]] | None]:
     """Find the inodes without a name that *pids* hold, as (device, inode).
 
     By descriptors, directories they are in, and mappings. ``None`` where that cannot be told: one of
@@ -231,7 +235,9 @@ def held_unlinked(pids: Iterable[int]) -> set[tuple[int, int]] | None:
             with suppress(FileNotFoundError, ProcessLookupError):
                 for name in ("cwd", "root"):
                     _climb(f"/proc/{pid}/{name}", held)
-                for number in os.listdir(f"/proc/{pid}/fd"):
+                for number, ends_step in in_steps((yield from numbers_in(f"/proc/{pid}/fd"))):
+                    if ends_step:
+                        yield
                     with suppress(FileNotFoundError):
                         link = f"/proc/{pid}/fd/{number}"
                         target = os.readlink(link)
@@ -239,11 +245,18 @@ def held_unlinked(pids: Iterable[int]) -> set[tuple[int, int]] | None:
                             return None
                         if target.startswith("/") and target.endswith(" (deleted)"):
                             _climb(link, held)
-                for major, minor, inode in _MAPPED.findall(read_file(f"/proc/{pid}/maps")):
-                    held.add((os.makedev(int(major, 16), int(minor, 16)), int(inode)))
+                yield from _add_mapped(pid, held)
+            yield
     except OSError:
         return None
     return held
+
+
+def _add_mapped(pid: int, held: set[tuple[int, int]]) -> Steps[None]:
+    for lines in blocks_of(f"/proc/{pid}/maps"):
+        for major, minor, inode in _MAPPED.findall(lines):
+            held.add((os.makedev(int(major, 16), int(minor, 16)), int(inode)))
+        yield
 
 
 def _climb(link: str, held: set[tuple[int, int]]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from kmem_harness.procfs.file_systems import FileSystems
 from kmem_harness.procfs.names import NameWatch, held_unlinked
+from kmem_harness.procfs.steps import result_of
 
 AT_FDCWD = 0xFFFFFF9C
 
@@ -63,12 +64,12 @@ def test_file_when_unlinked_then_is_proven_gone_and_known_to_be_held(caller, tmp
     path.touch()
     caller.about_to("unlink", path)
     with path.open() as file:
-        before = held_unlinked([os.getpid()])
+        before = result_of(held_unlinked([os.getpid()]))
         path.unlink()
         assert seen(caller) == (0, 1)
         if not held:
             file.close()
-        assert len(held_unlinked([os.getpid()]) - before) == held
+        assert len(result_of(held_unlinked([os.getpid()])) - before) == held
 
 
 def test_file_when_it_has_another_name_then_is_not_gone(caller, tmp_path):

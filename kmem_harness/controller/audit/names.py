@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kmem_harness.controller.audit.between import between
 from kmem_harness.procfs.devices import devices_in_use
 from kmem_harness.procfs.names import NameWatch, Seen, held_unlinked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kmem_harness.controller.account.books import Books, Charge, Kind
     from kmem_harness.procfs.file_systems import FileSystems
     from kmem_harness.procfs.processes import BoxProcesses
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["NamePart"]
 
@@ -38,13 +36,11 @@ class NamePart:
         systems: FileSystems,
         families: dict[str, dict[str, Kind]],
         processes: BoxProcesses,
-        breathe: Callable[[], None],
     ) -> None:
         """Place what is charged as the dearest of each of *families*, kinds by class."""
         self._systems = systems
         self._families = families
         self._processes = processes
-        self._breathe = breathe
         self._kinds = [kind for family in families.values() for kind in family.values()]
         self.kinds = tuple(kind.name for kind in self._kinds)
         self._used = systems.used()
@@ -76,21 +72,21 @@ class NamePart:
             )
         return found
 
-    def count(self, books: Books) -> None:
+    def count(self, books: Books) -> Steps[None]:
         """See :class:`Part`."""
-        sure = self._systems.see(self._processes.list())
+        sure = self._systems.see((yield from self._processes.list()))
         seen = self._watch.settle()  # first: it holds what it watches
         used = self._systems.used()
         if not used:
             return  # the process through which they are seen is gone: that says nothing of names
         alive = self._alive
-        self._forget_unmounted(used, seen)
+        yield from self._forget_unmounted(used, seen)
         if sure:
             alive.pop(_ELSEWHERE, None)
         elif seen.blind:
             self._hidden = True
             alive[_ELSEWHERE] = alive.get(_ELSEWHERE, 0) + seen.blind
-        least, most, may_go = self._bounds(books, seen)
+        least, most, may_go = yield from self._bounds(books, seen)
         for device, now in used.items():
             # One that was mounted since begins with what was made on it.
             change = now - self._used.get(device, 0)
@@ -113,7 +109,7 @@ class NamePart:
             placed[where] = placed.get(where, 0) + nr
         self._enter(books, placed)
 
-    def _bounds(self, books: Books, seen: Seen) -> tuple[int, int, int]:
+    def _bounds(self, books: Books, seen: Seen) -> Steps[tuple[int, int, int]]:
         """Say how many can be alive at least and at most, and how many may have gone since."""
         made = sum(kind.charged for kind in self._kinds)
         before = sum(self._alive.values())
@@ -122,9 +118,10 @@ class NamePart:
         self._under_way = sum(books.open(kind) for kind in self._kinds)
         earlier = self._held or set()
         nameless = self._going + seen.gone
-        self._held = (
-            held_unlinked(between(self._processes.list(), self._breathe)) if nameless else set()
-        )
+        if nameless:
+            self._held = yield from held_unlinked((yield from self._processes.list()))
+        else:
+            self._held = set()
         may_go = nameless + seen.unsure
         if self._held is not None:
             # One that is in use still was counted among those that are gone.
@@ -132,10 +129,12 @@ class NamePart:
             may_go = max(may_go - len(self._held), 0)
         return before + seen.made - may_go, max(most, 0), may_go
 
-    def _forget_unmounted(self, used: dict[str, int], seen: Seen) -> None:
+    def _forget_unmounted(self, used: dict[str, int], seen: Seen) -> Steps[None]:
         """Leave out what was on file systems that are gone, or that nobody has any more."""
         missing = (self._alive.keys() | seen.made_on.keys()) - used.keys() - {_ELSEWHERE}
-        in_use = devices_in_use(self._processes.list()) if missing else None
+        in_use = None
+        if missing:
+            in_use = devices_in_use((yield from self._processes.list()))
         gone = self._systems.replaced | (set() if in_use is None else missing - in_use)
         for device in gone:
             self._alive.pop(device, None)

@@ -103,6 +103,10 @@ class AtOnce:
 
     def go_on(self):
         while self.jobs:
+            self.step()
+
+    def step(self):
+        if self.jobs:
             job = self.jobs.popleft()
             waits = next(job, job)
             if waits is None:

@@ -156,15 +156,20 @@ def run(command: tuple[str, ...], **options: Any) -> NoReturn:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(*, as_json: bool) -> NoReturn:
-    """Test what this host offers, and say what to do where something is missing."""
-    from kmem_harness.doctor import examine, print_findings
+    """Run what a box runs, and say what is missing here and what to do.
 
-    findings = examine()
+    Exits with 0 if all that boxes need is here, with 1 if limits hold and something is less exact or
+    less apart, which is said, and with 2 if no limit can be enforced.
+    """
+    from kmem_harness.doctor import examine
+    from kmem_harness.doctor.show import print_diagnosis
+
+    diagnosis = examine()
     if as_json:
-        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+        click.echo(json.dumps(diagnosis.as_dict(), indent=2))
     else:
-        print_findings(findings)
-    sys.exit(0 if all(finding.ok or not finding.required for finding in findings) else 1)
+        print_diagnosis(diagnosis)
+    sys.exit(diagnosis.verdict)
 
 
 @cli.command(epilog=_EPILOG)

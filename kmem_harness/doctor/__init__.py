@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.core.errors import KmemHarnessError
-from kmem_harness.interposer.filter import WAIT_KILLABLE_RECV
 from kmem_harness.interposer.syscalls import ARCHITECTURES
 from kmem_harness.runtimes.backstop import Backstop, make_backstop
-from kmem_harness.runtimes.local import INIT, ISOLATIONS, SHIM, probe
+from kmem_harness.runtimes.isolations import ISOLATIONS
+from kmem_harness.runtimes.local import INIT, SHIM, probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Finding", "examine", "print_findings"]
+    from kmem_harness.doctor.trial import Trial
 
-_FORK_ONCE = """
-import os, sys
-try:
-    pid = os.fork()
-except OSError as error:
-    sys.exit(error.errno)
-if pid == 0:
-    os._exit(0)
-os.waitpid(pid, 0)
-"""
-_ENOMEM = 12
+__all__ = ["ENOUGH", "INEXACT", "NOTHING", "Diagnosis", "Finding", "examine"]
+
+#: Verdicts, and the command's exit status.
+ENOUGH, INEXACT, NOTHING = range(3)
+_LEAST_ISOLATION = "none"
+#: What a listener takes away, or cannot do, by who installs it.
+_LISTENERS = {
+    "shim": (
+        "calls of the i386 and x32 ABIs, and io_uring, fail with ENOSYS",
+        "in a container, what `docker exec` starts by another way than ours is not under the filter",
+    ),
+    "native": (
+        "a call of the i386 or x32 ABI ends its process (SIGSYS)",
+        "a command under the engine's own init is charged itself",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -38,50 +41,86 @@ class Finding:
 
     facility: str
     ok: bool
+    #: Nothing can be enforced without it.
     required: bool
     tested: str
     detail: str
     remedy: str
+    #: Something is less exact, or less apart, without it.
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings, what boxes get here, and what follows from it."""
+
+    findings: list[Finding]
+    isolation: str
+    listeners: dict[str, str]
+
+    @property
+    def verdict(self) -> int:
+        """Give :data:`ENOUGH`, :data:`INEXACT` or :data:`NOTHING`."""
+        missing = [finding for finding in self.findings if not finding.ok]
+        if any(finding.required for finding in missing):
+            return NOTHING
+        return INEXACT if any(finding.exact for finding in missing) else ENOUGH
+
+    @property
+    def sentence(self) -> str:
+        """Say the verdict."""
+        what = ", ".join(
+            finding.facility
+            for finding in self.findings
+            if not finding.ok and (finding.required if self.verdict == NOTHING else finding.exact)
+        )
+        if self.verdict == NOTHING:
+            return f"no limit can be enforced here: {what}"
+        if self.verdict == INEXACT:
+            return f"limits hold here, with something less exact: {what}"
+        return "all that boxes need is here"
+
+    def takes_away(self) -> dict[str, tuple[str, ...]]:
+        """Give, by isolation and listener, what programs miss in a box here."""
+        taken = {}
+        if self.isolation:
+            taken[f"isolation {self.isolation}"] = ISOLATIONS[self.isolation].takes_away
+        for listener in dict.fromkeys(self.listeners.values()):
+            taken[f"listener {listener}"] = _LISTENERS[listener]
+        return taken
 
     def as_dict(self) -> dict[str, Any]:
         """Give it JSON-ready."""
-        return asdict(self)
+        return {
+            "verdict": self.verdict,
+            "summary": self.sentence,
+            "isolation": self.isolation or None,
+            "listeners": self.listeners,
+            "takes_away": self.takes_away(),
+            "findings": [asdict(finding) for finding in self.findings],
+        }
 
 
-def examine() -> list[Finding]:
-    """Test every facility. Takes well under a second and leaves nothing behind."""
-    return [
+def examine() -> Diagnosis:
+    """Test every facility, and run what a box runs. Takes a second or two, and leaves nothing."""
+    from kmem_harness.doctor.trial import run_trial
+
+    trial = run_trial()
+    engine, listener = _docker()
+    findings = [
         _architecture(),
         _programs(),
         _fast_path(),
         _pidfd(),
         *_isolations(),
-        *_enforcement(),
+        *_tried(trial),
         _children_files(),
         *_sights(),
         _hard_bound(),
-        _docker(),
+        engine,
     ]
-
-
-def print_findings(findings: list[Finding]) -> None:
-    """Print a table for people, with remedies under it."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for finding in findings:
-        mark = "[green]yes" if finding.ok else "[red]NO" if finding.required else "[yellow]no"
-        detail = f"{finding.detail} [dim](tested by {finding.tested})[/dim]"
-        table.add_row(mark, f"[bold]{finding.facility}", detail)
-    console.print(table, highlight=False)
-    for finding in findings:
-        if not finding.ok:
-            need = "needed" if finding.required else "optional"
-            console.print(
-                f"[bold]{finding.facility}[/bold] ({need}): {finding.remedy}", highlight=False
-            )
+    listeners = {"local": "shim", **({"docker": listener} if listener else {})}
+    return Diagnosis(findings, trial.isolation, listeners)
 
 
 def _architecture() -> Finding:
@@ -128,6 +167,7 @@ def _fast_path() -> Finding:
         detail=failure or "works",
         remedy="install again with pip; without it Python answers every call: the same, in more than "
         "twice the time",
+        exact=True,
     )
 
 
@@ -144,69 +184,86 @@ def _pidfd() -> Finding:
 
 
 def _isolations() -> list[Finding]:
-    names = {
-        "user": "user + pid + mount namespaces",
-        "pid": "pid + mount namespaces",
-        "none": "subreaper without namespaces",
-    }
-    remedies = {
-        "user": "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
-        "kernel.apparmor_restrict_unprivileged_userns=0; not possible in a chroot)",
-        "pid": "run as root with CAP_SYS_ADMIN; not needed where user namespaces work",
-        "none": "allow this user to start processes",
-    }
-    findings = []
-    for isolation in ISOLATIONS:
+    failures = {}
+    for name in ISOLATIONS:
         try:
-            failure = probe(isolation)
-        except OSError as error:
-            failure = str(error)
-        findings.append(
-            Finding(
-                names[isolation],
-                failure is None,
-                required=isolation == "none",
-                tested="setting up an empty box",
-                detail=failure or "works",
-                remedy=remedies[isolation],
-            )
+            failures[name] = probe(name)
+        except OSError as error:  # noqa: PERF203 - three, once
+            failures[name] = str(error)
+    findings = [
+        Finding(
+            f"isolation {name}",
+            failure is None,
+            required=name == _LEAST_ISOLATION,
+            tested="setting up an empty box",
+            detail=failure or ISOLATIONS[name].made_of,
+            remedy=ISOLATIONS[name].remedy,
         )
-    return findings
+        for name, failure in failures.items()
+    ]
+    apart = [name for name, failure in failures.items() if failure is None and name != "none"]
+    return [
+        *findings,
+        Finding(
+            "boxes in namespaces",
+            bool(apart),
+            required=False,
+            tested="setting up empty boxes",
+            detail=f"by isolation {' or '.join(apart)}" if apart else "none can be made",
+            remedy="as for the isolations; without one a box sees the processes of the host, and the "
+            "controller, and may signal what its user may",
+            exact=True,
+        ),
+    ]
 
 
-def _enforcement() -> list[Finding]:
-    """Let a real box run into a limit: all of shim, listener and controller must work for it."""
-    from kmem_harness.harness import Harness
-
-    wait_killable = False
-    failure: str | None = None
-    try:
-        with Harness("v4") as harness:
-            command = [sys.executable, "-I", "-S", "-c", _FORK_ONCE]
-            with harness.run(command, kmem_limit=4096) as box:
-                status = box.wait(timeout=20)
-                if int(status) != _ENOMEM or len(box.refusals) != 1:
-                    failure = f"a fork over the limit ended with status {int(status)}"
-                wait_killable = bool(box.filter_flags & WAIT_KILLABLE_RECV)
-    except (KmemHarnessError, OSError) as error:
-        failure = str(error)
+def _tried(trial: Trial) -> list[Finding]:
+    """Say what a real limit, one object of each kind, a census and an end came to."""
     return [
         Finding(
-            "seccomp user notification",
-            failure is None,
+            "a limit binds",
+            trial.limit is None,
             required=True,
-            tested="a fork over a limit in a real box",
-            detail=failure or "refused with ENOMEM, as it should be",
+            tested="forking in a box until one was refused",
+            detail=trial.limit or "refused with ENOMEM, once as many ran as fit",
             remedy="run on Linux 5.5 or later, outside of sandboxes that supervise system calls; "
             "in a container, allow the seccomp system call",
         ),
         Finding(
-            "wait-killable notifications",
-            wait_killable,
+            "every kind is counted",
+            trial.kinds is None,
             required=False,
-            tested="the flags that box's filter was installed with",
-            detail="works" if wait_killable else "the filter was installed without",
+            tested="making one object of each kind in a box, and a census",
+            detail=trial.kinds or f"{trial.nr_kinds} kinds charged, and found",
+            remedy="what the sandbox around us denies is not charged; run outside of it for these",
+            exact=True,
+        ),
+        Finding(
+            "what is gone is given back",
+            trial.end is None,
+            required=False,
+            tested="a census after the end of that box",
+            detail=trial.end or "nothing was left",
+            remedy="please report this, with the output of kmem-harness doctor --json",
+            exact=True,
+        ),
+        Finding(
+            "exact reports",
+            not trial.partial,
+            required=False,
+            tested="the report of that box",
+            detail="; ".join(trial.partial) or "nothing is missing in it",
+            remedy="see what the report says",
+            exact=True,
+        ),
+        Finding(
+            "wait-killable notifications",
+            trial.is_wait_killable,
+            required=False,
+            tested="the flags that a box's filter was installed with",
+            detail="works" if trial.is_wait_killable else "the filter was installed without",
             remedy="run on Linux 5.19 or later; without it signals interrupt trapped calls",
+            exact=True,
         ),
     ]
 
@@ -240,7 +297,10 @@ def _sights() -> list[Finding]:
             "files told apart (kcmp)",
             compares_files,
             "comparing a descriptor of ours with its duplicate",
-            "use a kernel with CONFIG_KCMP; else files that a fork shares count twice",
+            (
+                "use a kernel with CONFIG_KCMP, and allow kcmp where a container denies it (Docker: "
+                "--cap-add SYS_PTRACE); else files that a fork shares count twice"
+            ),
         ),
         (
             "descriptors in messages (scm_fds)",
@@ -263,6 +323,7 @@ def _sights() -> list[Finding]:
             tested=how,
             detail="works" if works() else "missing",
             remedy=remedy,
+            exact=True,
         )
         for name, works, how, remedy in tests
     ]
@@ -284,24 +345,29 @@ def _hard_bound() -> Finding:
     )
 
 
-def _docker() -> Finding:
+def _docker() -> tuple[Finding, str]:
+    """Ask the engine; say, too, which listener its containers get."""
+
     def ping() -> None:
         import docker
 
         from kmem_harness.runtimes.engine import check_engine, local_socket, readable_errors
         from kmem_harness.runtimes.labels import sweep
+        from kmem_harness.runtimes.native import NativeListener
 
         socket = local_socket()
         with readable_errors(socket):
             client = docker.DockerClient(base_url=f"unix://{socket}", timeout=3)
         try:
             version.update(check_engine(client, socket))
+            chosen.append(NativeListener(client, version).chosen("auto", {}))
             swept.extend(sweep(client.api))
         finally:
             client.close()
 
     version: dict[str, Any] = {}
     swept: list[str] = []
+    chosen: list[bool] = []
     remedy = "start dockerd or set DOCKER_HOST; the local runtime needs none"
     try:
         ping()
@@ -310,7 +376,7 @@ def _docker() -> Finding:
         detail, remedy = str(error), getattr(error, "remedy", remedy)
     if swept:
         detail += f"; removed what dead runs had left: {', '.join(swept)}"
-    return Finding(
+    finding = Finding(
         "Docker engine",
         bool(version),
         required=False,
@@ -318,6 +384,7 @@ def _docker() -> Finding:
         detail=detail,
         remedy=remedy,
     )
+    return finding, ("native" if chosen[0] else "shim") if chosen else ""
 
 
 def _failure(attempt: Callable[[], object]) -> str | None:

@@ -191,10 +191,8 @@ class Jobs:
         self._kicked = False
         tried: set[int] = set()
         while True:
-            # What is verified comes first: who depends on it shall not have begun.
-            waiting = sorted(
-                (job for job in self._jobs.values() if not job.running and id(job) not in tried),
-                key=lambda job: job.type is not JobType.VERIFY_ACTIVE,
+            waiting = (
+                job for job in self._jobs.values() if not job.running and id(job) not in tried
             )
             job = next((one for one in waiting if not self._waits(one)), None)
             if job is None:
@@ -206,7 +204,14 @@ class Jobs:
         self._settled()
 
     def _waits(self, job: Job) -> bool:
+        """Say whether a job has to wait for another unit's."""
         mine = self.relations.after[job.unit]
+        verified = (self._jobs.get(one) for one in self.related(job.unit, Atom.PULL_IN_VERIFY))
+        if job.type is JobType.START and any(
+            one is not None and one.type is JobType.VERIFY_ACTIVE and not one.running
+            for one in verified
+        ):
+            return True  # whatever the order: who depends on it shall not have begun
         return any(
             must_wait(job.type, other.type, is_after=is_after)
             for other in self._jobs.values()

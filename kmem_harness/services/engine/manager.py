@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,6 +18,7 @@ from kmem_harness.controller.owner.client import ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.services.engine.jobs import Jobs
 from kmem_harness.services.engine.member import Member
+from kmem_harness.services.engine.passage import Passage
 from kmem_harness.services.engine.rules import JobMode, JobResult, JobType
 from kmem_harness.services.engine.service import Service
 from kmem_harness.services.engine.states import Result, State
@@ -40,7 +40,6 @@ __all__ = ["Manager"]
 
 REPORT_VERSION = 1
 _LOOK_SECONDS = 0.25
-_EVERYBODY_MAY_PASS = 0o711
 
 
 #: Why a unit did not start, by the result of its job, where the unit itself has not failed.
@@ -87,10 +86,8 @@ class Manager:
         self._notify_numbers = itertools.count(1)
         self._notify_paths: dict[str, str] = {}
         self._began = asyncio.get_running_loop().time()
-        for folder in (f"{harness.controller.directory}/s", directories.base):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        if os.geteuid() == 0:  # a service that runs as another user has to get there
-            os.chmod(harness.controller.directory, _EVERYBODY_MAY_PASS)
+        self._passage = Passage(harness.controller.directory)
+        Path(directories.base).mkdir(parents=True, exist_ok=True)
         for name in plan.in_order():
             member = self.members[name] = Member.make(plan.units[name], harness)
             if member.memcg is not None and member.unit.service is not None:
@@ -104,7 +101,7 @@ class Manager:
         """Choose a short path: a socket's address holds 107 bytes."""
         if unit.text not in self._notify_paths:
             number = next(self._notify_numbers)
-            self._notify_paths[unit.text] = f"{self.harness.controller.directory}/s/n{number}"
+            self._notify_paths[unit.text] = f"{self._passage.path}/n{number}"
         return self._notify_paths[unit.text]
 
     def faults_of(self, unit: Unit) -> list[str]:
@@ -190,6 +187,7 @@ class Manager:
                 if memcg is not None:
                     with suppress(OSError):  # somebody else's boxes are in it
                         memcg.remove()
+        self._passage.close()
 
     # -- the whole -------------------------------------------------------------------------
 

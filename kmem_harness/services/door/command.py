@@ -178,7 +178,7 @@ def status(units: tuple[str, ...], *, as_json: bool) -> None:
     """Show the units of a running instance of yours."""
     from rich.console import Console
 
-    from kmem_harness.services.door.view import table_of
+    from kmem_harness.services.door.view import show_hints, table_of
 
     answer = ask_running("status", units=list(units))
     if as_json:
@@ -186,6 +186,7 @@ def status(units: tuple[str, ...], *, as_json: bool) -> None:
         return
     console = Console(highlight=False)
     console.print(table_of(answer["units"]))
+    show_hints(console, answer["units"])
     for unit in answer["units"] if units else ():
         for line in unit["lines"]:
             console.print(f"{unit['unit']}  {line}", markup=False, soft_wrap=True)

@@ -22,6 +22,7 @@ from kmem_harness.services.engine.passage import Passage
 from kmem_harness.services.engine.rules import JobMode, JobResult, JobType
 from kmem_harness.services.engine.service import Service
 from kmem_harness.services.engine.states import Result, State
+from kmem_harness.services.engine.task_bounds import TaskBounds
 from kmem_harness.services.engine.transaction import TransactionError
 from kmem_harness.services.unitfile.names import completed
 from kmem_harness.services.unitfile.unit import apply_property
@@ -87,6 +88,7 @@ class Manager:
         self._notify_paths: dict[str, str] = {}
         self._began = asyncio.get_running_loop().time()
         self._passage = Passage(harness.controller.directory)
+        self._bounds = TaskBounds(plan.units)
         Path(directories.base).mkdir(parents=True, exist_ok=True)
         for name in plan.in_order():
             member = self.members[name] = Member.make(plan.units[name], harness)
@@ -124,6 +126,16 @@ class Manager:
     def queued(self, unit: str) -> JobType | None:
         """Give the job that a unit has."""
         return self._jobs.queued(unit)
+
+    def is_bound_above(self, unit: Unit) -> bool:
+        """Say whether its slices bound its tasks, together with its own ``TasksMax=``."""
+        return self._bounds.has(unit.text)
+
+    def bound_tasks(self, unit: Unit) -> None:
+        """Put what runs in the unit's memcg under the task bounds of its slices."""
+        memcg = self.members[unit.text].memcg
+        if memcg is not None:
+            self._bounds.enter(unit.text, map(int, memcg.read("cgroup.procs").split()))
 
     def start_again(self, unit: str) -> bool:
         """Queue a restart for ``Restart=``; false if that cannot be."""
@@ -187,6 +199,7 @@ class Manager:
                 if memcg is not None:
                     with suppress(OSError):  # somebody else's boxes are in it
                         memcg.remove()
+        self._bounds.close()
         self._passage.close()
 
     # -- the whole -------------------------------------------------------------------------
@@ -353,6 +366,7 @@ class Manager:
     async def look(self) -> None:
         """Bring all figures up to date. Raises: ControllerDiedError."""
         for name, member in list(self.members.items()):
+            member.account.tasks_refused = self._bounds.refused(name)
             told = await member.look(self.harness.controller)
             if told is not None:
                 self.log(name, told, own=True)

@@ -51,6 +51,11 @@ def services() -> None:
     type=click.Path(file_okay=False),
     help="Where services keep run, lib, cache, log and etc (default: a folder that is removed).",
 )
+@click.option(
+    "--host-directories",
+    is_flag=True,
+    help="Let services keep them where systemd would: /run, /var/lib, and so on.",
+)
 @click.option("--kernel", metavar="PROFILE", default=DEFAULT_PROFILE, show_default=True)
 @click.option("--costs", metavar="FILE.toml", help="Cost table to use instead of the profile's.")
 @click.option("--isolation", type=click.Choice(["user", "pid", "none"]))
@@ -111,6 +116,11 @@ def run(
     type=_property,
     help="Set KEY on top of the unit's files; {port} stands for a free port.",
 )
+@click.option(
+    "--host-directories",
+    is_flag=True,
+    help="Let services keep them where systemd would: /run, /var/lib, and so on.",
+)
 @click.option("--kernel", metavar="PROFILE", default=DEFAULT_PROFILE, show_default=True)
 @click.option("--costs", metavar="FILE.toml", help="Cost table to use instead of the profile's.")
 @click.option("--isolation", type=click.Choice(["user", "pid", "none"]))
@@ -123,6 +133,7 @@ def limit(
     costs: str | None,
     isolation: str | None,
     *,
+    host_directories: bool,
     as_json: bool,
     quiet: bool,
     **asked: Any,
@@ -138,7 +149,8 @@ def limit(
     from kmem_harness.services.door.view import show_limit
 
     unit = unit if "/" in unit else completed(unit)
-    question = Question(unit, options=Options(properties=properties), **asked)
+    options = Options(properties=properties, host_directories=host_directories)
+    question = Question(unit, options=options, **asked)
     with Harness(kernel, costs, isolation_for(isolation)) as harness:
         tell = (lambda _: None) if quiet else (lambda line: click.echo(line, err=True))
         found = find_limit(harness, question, tell)
@@ -166,7 +178,7 @@ def status(units: tuple[str, ...], *, as_json: bool) -> None:
     """Show the units of a running instance of yours."""
     from rich.console import Console
 
-    from kmem_harness.services.door.view import table_of
+    from kmem_harness.services.door.view import show_hints, table_of
 
     answer = ask_running("status", units=list(units))
     if as_json:
@@ -174,6 +186,7 @@ def status(units: tuple[str, ...], *, as_json: bool) -> None:
         return
     console = Console(highlight=False)
     console.print(table_of(answer["units"]))
+    show_hints(console, answer["units"])
     for unit in answer["units"] if units else ():
         for line in unit["lines"]:
             console.print(f"{unit['unit']}  {line}", markup=False, soft_wrap=True)

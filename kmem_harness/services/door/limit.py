@@ -196,7 +196,7 @@ async def _try(harness: Harness, question: Question, limit: int | None, within: 
     ]
     with tempfile.TemporaryDirectory(prefix="kmem-limit-") as folder:
         os.chmod(folder, _EVERYBODY_MAY_PASS)  # a service may run as another user
-        directories = Directories(question.options.directory or folder)
+        directories = Directories(folder, question.options.host_directories)
         plan = load_plan([question.unit], directories, properties)
         journal = Journal()
         manager = Manager(harness, plan, directories, journal)

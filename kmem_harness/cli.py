@@ -35,6 +35,7 @@ class _LazyGroup(click.Group):
         "proxy": "kmem_harness.proxy.command",
         "replay": "kmem_harness.replay.command",
         "report": "kmem_harness.serve.command",
+        "runtime": "kmem_harness.serve.command",
         "serve": "kmem_harness.serve.command",
         "services": "kmem_harness.services.door.command",
         "top": "kmem_harness.top.command",

@@ -49,6 +49,7 @@ PROGRAMS = {
     "init.c": "kmem-init",
     "restarter.c": "kmem-restarter",
     "look.c": "kmem-look",
+    "runtime.c": "kmem-runtime",
 }
 LIBRARIES = {"fast_path.c": "kmem-fast-path.so"}
 

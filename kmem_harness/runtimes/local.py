@@ -188,7 +188,7 @@ class LocalBox:
         self.system_v: tuple[int, ...] = ()
         self._init_pidfd = -1
         self._namespace = 0
-        self._guard_pidfd = os.pidfd_open(self._guard.pid)
+        self._guard_pidfd = _end_of(self._guard.pid)
         self._over = select.epoll()
         self._end = threading.Lock()
         try:
@@ -473,6 +473,19 @@ def _unkillable(left: list[Task]) -> UnkillableTaskError:
         f"the box was ended and {_END_SECONDS:.0f} s later is still there: {named} cannot be killed; "
         "it goes when what it waits for answers, such as the server of a FUSE or network file system"
     )
+
+
+def _end_of(child: int) -> int:
+    """Give a descriptor that is readable once *child* has ended: its pidfd, unless it is gone already.
+
+    Where SIGCHLD is ignored nothing of a child is left to be waited for.
+    """
+    try:
+        return os.pidfd_open(child)
+    except ProcessLookupError:
+        reading, writing = os.pipe()
+        os.close(writing)
+        return reading
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, tuple[int, ...]]:

@@ -498,21 +498,25 @@ static void close_cgroups(void)
 		flags = mount_flags(row.options);
 		if (anew) {
 			/* Where one cannot be had anew, none is better than the host's. */
-			if (umount2(row.point, MNT_DETACH) < 0)
+			if (umount2(row.point, MNT_DETACH) < 0) {
+				if (errno == EINVAL || errno == ENOENT)
+					continue;	/* it went with one above it */
 				fail("unmount cgroups");
+			}
 			row.super_options += !strncmp(row.super_options, "rw", 2) ||
 					     !strncmp(row.super_options, "ro", 2) ? 2 : 0;
 			row.super_options += *row.super_options == ',';
 			if (mount(row.source, row.point, row.type, flags, row.super_options) < 0)
 				continue;
 		}
-		if (mount(NULL, row.point, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, NULL) < 0)
+		if (mount(NULL, row.point, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, NULL) < 0 &&
+		    errno != EINVAL && errno != ENOENT)	/* hidden below another mount: out of reach, too */
 			fail("close cgroups");
 	}
 }
 
-/* Who may see whom in the /proc that is there holds in the new one, too. */
-static const char *proc_options(void)
+/* Who may see whom in the /proc that is there, and what may be done in it, holds in the new one, too. */
+static const char *proc_options(unsigned long *flags)
 {
 	static char found[128];
 	char *at = mount_table, *rest = NULL;
@@ -524,6 +528,7 @@ static const char *proc_options(void)
 		if (!row.super_options || strcmp(row.point, "/proc") || strcmp(row.type, "proc"))
 			continue;
 		found[0] = '\0';
+		*flags = mount_flags(row.options);
 		for (char *word = strtok_r(row.super_options, ",", &rest); word;
 		     word = strtok_r(NULL, ",", &rest)) {
 			if (strncmp(word, "hidepid=", 8) && strncmp(word, "gid=", 4))
@@ -540,7 +545,8 @@ static const char *proc_options(void)
 
 static void own_proc(void)
 {
-	const char *as_before = proc_options();
+	unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+	const char *as_before = proc_options(&flags);
 
 	/*
 	 * Mounts of ours must not reach the host.  In a chroot "/" need not be a mount
@@ -550,7 +556,7 @@ static void own_proc(void)
 	    mount(NULL, "/proc", NULL, MS_PRIVATE, NULL) < 0)
 		fail("make mounts private");
 	close_cgroups();
-	if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, as_before) < 0)
+	if (mount("proc", "/proc", "proc", flags, as_before) < 0)
 		fail("mount /proc");
 }
 

@@ -257,6 +257,16 @@ def _tried(trial: Trial) -> list[Finding]:
             exact=True,
         ),
         Finding(
+            "signals fail no call",
+            trial.signals is None,
+            required=False,
+            tested="a timer whose handler lacks SA_RESTART, in a box",
+            detail=trial.signals or "what they interrupt starts over",
+            remedy="let processes of ours trace a box's: kernel.yama.ptrace_scope at most 1, and not "
+            "isolation none where that is 1",
+            exact=True,
+        ),
+        Finding(
             "wait-killable notifications",
             trial.is_wait_killable,
             required=False,

@@ -47,6 +47,21 @@ try:
 except OSError as error:
     sys.exit(10 * error.errno + len(kept))
 """
+#: Makes pipes while a timer's signals come, whose handler lacks SA_RESTART.
+_TICKS = """
+import os, signal, sys
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+interrupted = 0
+for _ in range(300):
+    try:
+        for one in os.pipe():
+            os.close(one)
+    except InterruptedError:
+        interrupted += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+sys.exit(min(interrupted, 99))
+"""
 _ROOM_FOR = 2
 _ENOMEM = 12
 _AMPLE = "64M"
@@ -64,6 +79,7 @@ class Trial:
     #: ... and without these, figures are not what they should be.
     kinds: str | None = "not tried"
     end: str | None = "not tried"
+    signals: str | None = "not tried"
     nr_kinds: int = 0
     #: What the report of such a box says cannot be exact.
     partial: list[str] = field(default_factory=list)
@@ -79,6 +95,7 @@ def run_trial() -> Trial:
         if trial.limit is None:
             with Harness("5.10") as harness:
                 _one_of_each(harness, trial)
+                trial.signals = _signals(harness)
     except (KmemHarnessError, OSError, ValueError) as error:
         failure = str(error) or type(error).__name__
         if trial.limit is None:
@@ -101,6 +118,16 @@ def _limit(harness: Harness, trial: Trial) -> str | None:
         f"of tasks under a limit for {_ROOM_FOR}, {refused} were refused and the program ended "
         f"with {status}, not {10 * _ENOMEM + _ROOM_FOR}"
     )
+
+
+def _signals(harness: Harness) -> str | None:
+    """See that signals interrupt no call that natively they would not."""
+    with harness.run([*_PYTHON, "-c", _TICKS], kmem_limit=_AMPLE) as box:
+        status = int(box.wait(timeout=_SECONDS))
+        doubts = [doubt for doubt in box.report()["partial"] if "EINTR" in doubt]
+    if status:
+        doubts.append(f"{status} of 300 calls failed with EINTR")
+    return "; ".join(doubts) or None
 
 
 def _one_of_each(harness: Harness, trial: Trial) -> None:

@@ -12,6 +12,15 @@ if TYPE_CHECKING:
 pytest_plugins = ["pytester"]
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let what is slow once be slow now, and not within a test."""
+    if not hasattr(session.config, "workerinput"):
+        from tests.support.programs import warm_up
+
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        warm_up(reporter.write_line if reporter else print)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the slow tests, unless -m mentions them."""
     if "slow" in (config.option.markexpr or ""):

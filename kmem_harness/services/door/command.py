@@ -145,13 +145,13 @@ def limit(
     """
     from kmem_harness.harness import Harness
     from kmem_harness.services.door.limit import Question, find_limit
-    from kmem_harness.services.door.run import Options, isolation_for
+    from kmem_harness.services.door.run import Options
     from kmem_harness.services.door.view import show_limit
 
     unit = unit if "/" in unit else completed(unit)
     options = Options(properties=properties, host_directories=host_directories)
     question = Question(unit, options=options, **asked)
-    with Harness(kernel, costs, isolation_for(isolation)) as harness:
+    with Harness(kernel, costs, isolation) as harness:
         tell = (lambda _: None) if quiet else (lambda line: click.echo(line, err=True))
         found = find_limit(harness, question, tell)
     if as_json:

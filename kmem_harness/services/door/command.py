@@ -106,7 +106,20 @@ def run(
     metavar="S",
     help="How long it may take from its start until it serves.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="How often a limit is tried on the way; it is too small if it fails once.",
+)
+@click.option(
+    "--confirm",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="How often the limit that is found has to hold in the end.",
+)
 @click.option("--resolution", type=click.IntRange(4096), default=4096, show_default=True)
 @click.option(
     "-p",

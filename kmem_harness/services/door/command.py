@@ -106,7 +106,20 @@ def run(
     metavar="S",
     help="How long it may take from its start until it serves.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="How often a limit is tried on the way; it is too small if it fails once.",
+)
+@click.option(
+    "--confirm",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="How often the limit that is found has to hold in the end.",
+)
 @click.option("--resolution", type=click.IntRange(4096), default=4096, show_default=True)
 @click.option(
     "-p",
@@ -145,13 +158,13 @@ def limit(
     """
     from kmem_harness.harness import Harness
     from kmem_harness.services.door.limit import Question, find_limit
-    from kmem_harness.services.door.run import Options, isolation_for
+    from kmem_harness.services.door.run import Options
     from kmem_harness.services.door.view import show_limit
 
     unit = unit if "/" in unit else completed(unit)
     options = Options(properties=properties, host_directories=host_directories)
     question = Question(unit, options=options, **asked)
-    with Harness(kernel, costs, isolation_for(isolation)) as harness:
+    with Harness(kernel, costs, isolation) as harness:
         tell = (lambda _: None) if quiet else (lambda line: click.echo(line, err=True))
         found = find_limit(harness, question, tell)
     if as_json:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.core.releases import DEFAULT_PROFILE
 from kmem_harness.harness import Harness
-from kmem_harness.runtimes.local import probe
 from kmem_harness.services.door.control import serve_control
 from kmem_harness.services.door.journal import Journal
 from kmem_harness.services.engine.exec import check_unit
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from kmem_harness.services.door.journal import Entry
 
-__all__ = ["Options", "isolation_for", "load_plan", "run_services"]
+__all__ = ["Options", "load_plan", "run_services"]
 
 _REFRESH_SECONDS = 0.25
 
@@ -65,13 +64,6 @@ class View:
 
     def close(self, units: list[dict[str, Any]]) -> None:
         """Show how it ended."""
-
-
-def isolation_for(asked: str | None) -> str | None:
-    """Choose how boxes are kept apart: services that root starts need root's rights to come up."""
-    if asked is None and os.geteuid() == 0 and probe("pid") is None:
-        return "pid"
-    return asked
 
 
 def load_plan(
@@ -110,7 +102,7 @@ def run_services(
     with tempfile.TemporaryDirectory(prefix="kmem-services-") as nowhere:
         base = options.directory or nowhere
         load_plan(arguments, Directories(base, options.host_directories), options.properties)
-    with Harness(options.kernel, options.costs, isolation_for(options.isolation)) as harness:
+    with Harness(options.kernel, options.costs, options.isolation) as harness:
         passage = Passage(harness.controller.directory)
         base = options.directory or passage.path
         directories = Directories(os.path.abspath(base), options.host_directories)

@@ -36,6 +36,7 @@ _DOWN = (*_OVER, "deactivating")
 #: How often a unit is started or stopped for a rule that always holds. Units: seconds.
 #: Source: auto_start_stop_ratelimit.
 _STEADY_INTERVAL, _STEADY_BURST = 10.0, 16
+_LEFT_ALONE = "what it is bound to is not active"
 
 
 class Pending(Enum):
@@ -357,15 +358,16 @@ class Jobs:
 
     def _keep_steady(self) -> None:
         """Start what an active unit upholds, stop what nobody needs, or what is not without another."""
-        for unit, subject in self.subjects.items():
-            if unit in self._jobs:
-                continue
-            if subject.active in _OVER and self._is_upheld(unit):
-                self._steadily(unit, JobType.START, "an active unit upholds it")
-            elif subject.active in _UP and self._is_unneeded(unit):
-                self._steadily(unit, JobType.STOP, "no unit needs it any more", JobMode.FAIL)
-            elif subject.active in _UP and self._is_left_alone(unit):
-                self._steadily(unit, JobType.STOP, "what it is bound to is not active")
+        rules = (
+            (_OVER, self._is_upheld, JobType.START, "an active unit upholds it", JobMode.REPLACE),
+            (_UP, self._is_left_alone, JobType.STOP, _LEFT_ALONE, JobMode.REPLACE),
+            (_UP, self._is_unneeded, JobType.STOP, "no unit needs it any more", JobMode.FAIL),
+        )
+        # In systemd's order: what is upheld is needed by then.
+        for states, holds, job, why, mode in rules:
+            for unit, subject in self.subjects.items():
+                if unit not in self._jobs and subject.active in states and holds(unit):
+                    self._steadily(unit, job, why, mode)
 
     def _is_upheld(self, unit: str) -> bool:
         return any(
@@ -385,7 +387,7 @@ class Jobs:
             for other in self.related(unit, Atom.CANNOT_BE_ACTIVE_WITHOUT)
         )
 
-    def _steadily(self, unit: str, job: JobType, why: str, mode: JobMode = JobMode.REPLACE) -> None:
+    def _steadily(self, unit: str, job: JobType, why: str, mode: JobMode) -> None:
         now = asyncio.get_running_loop().time()
         times = self._steadied.setdefault(unit, deque(maxlen=_STEADY_BURST))
         if len(times) == _STEADY_BURST and now - times[0] < _STEADY_INTERVAL:

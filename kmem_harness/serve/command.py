@@ -35,7 +35,7 @@ def _socket_option(command: Any) -> Any:
         "path",
         metavar="PATH",
         type=_PATH,
-        help="Where runtimes hand over listeners (default: /run/kmem-harness/seccomp.sock, for others "
+        help="Where runtimes hand over listeners (default: /run/kmem-harness/serve.sock, for others "
         "than root in $XDG_RUNTIME_DIR).",
     )(command)
 

@@ -198,8 +198,8 @@ def test_run_when_limited_by_the_flag_of_old_or_by_default_then_the_bomb_is_cont
     """A current command line drops the flag in silence, unless the engine seems to be an old one."""
     directory = Path(tempfile.mkdtemp(prefix="kmem-proxy-"))
     with proxied(directory, engine.host, "--default", "160k") as one:
-        for words in (["--kernel-memory", "160k"], ["--kernel-memory", "240k"], []):
-            words = ["run", "--rm", "--network", "none", *words, image, "sh", "-c", FORKS]
+        for flags in (["--kernel-memory", "160k"], ["--kernel-memory", "240k"], []):
+            words = ["run", "--rm", "--network", "none", *flags, image, "sh", "-c", FORKS]
             said = run(cli, one.host, words, tmp_path)
             assert "can't fork" in said.errors, said
     shutil.rmtree(directory)

@@ -18,7 +18,8 @@ from kmem_harness.runtimes.default_profiles import version_number
 from kmem_harness.runtimes.docker import DockerRuntime
 from kmem_harness.runtimes.engine import local_socket
 from kmem_harness.runtimes.native import LISTENERS
-from kmem_harness.terms import Terms
+from kmem_harness.serve.refusals import RefusalLog
+from kmem_harness.terms import Terms, memcg_and_limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +35,13 @@ __all__ = ["proxy"]
     "$XDG_RUNTIME_DIR).",
 )
 @click.option("--default", metavar="SIZE", help="The limit of containers that ask for none.")
+@click.option(
+    "--memcg",
+    "memcgs",
+    metavar="PATH=SIZE",
+    multiple=True,
+    help="Make memcg PATH with a limit, for containers below it; may be given more than once.",
+)
 @click.option(
     "--kernel",
     metavar="PROFILE",
@@ -60,6 +68,7 @@ def proxy(
     *,
     listen: str | None,
     default: str | None,
+    memcgs: tuple[str, ...],
     kernel: str,
     docker_listener: str,
     api: str,
@@ -78,6 +87,7 @@ def proxy(
     show_logs(log_level, as_json=log_json)
     log = logger()
     address = listen or f"unix://{_default_path()}"
+    limits = [memcg_and_limit(text) for text in memcgs]
     terms = None
     if default is not None:
         terms = Terms(limit=default)
@@ -92,7 +102,11 @@ def proxy(
         )
     with ExitStack() as stack:
         stop = stack.enter_context(told_to_stop())
-        harness = stack.enter_context(Harness(kernel, docker_listener=docker_listener))
+        harness = stack.enter_context(
+            Harness(kernel, docker_listener=docker_listener, plugins=[RefusalLog(log)])
+        )
+        for path, limit in limits:
+            harness.memcg(path, limit)
         runtime = DockerRuntime(harness, engine)
         harness.add_runtime("docker", runtime)
         stack.callback(runtime.remove_all)

@@ -59,15 +59,16 @@ def run(engine: Engine) -> Iterator[Callable[..., Any]]:
     """Run a container through its engine alone, under a profile."""
     made = []
 
-    def run_one(profile: Path, command: list[str], **options: Any) -> Any:
-        # docker's command line reads the file itself; podman's service takes its name.
-        given = profile if engine.name == "podman" else profile.read_text()
+    def run_one(profile: Path | None, command: list[str], **options: Any) -> Any:
+        if profile is not None:
+            # docker's command line reads the file itself; podman's service takes its name.
+            given = profile if engine.name == "podman" else profile.read_text()
+            options["security_opt"] = [f"seccomp={given}"]
         container = engine.client.containers.create(
             BUSYBOX,
             command,
             network_mode="none",
             pids_limit=300,
-            security_opt=[f"seccomp={given}"],
             **options,
         )
         made.append(container)
@@ -105,6 +106,32 @@ def test_container_when_run_by_anybody_then_is_bound_to_the_object(
     assert controller.until("call.refused", box=container.id[:12])["errno"] == "ENOMEM"
 
 
+#: io_uring_setup, io_uring_enter, io_uring_register: a ring would make what no call asks for.
+_DENIED = {425, 426, 427}
+
+
+@pytest.mark.parametrize(
+    "capabilities",
+    [[], pytest.param(["ALL"], marks=pytest.mark.slow)],
+    ids=["default", "all-capabilities"],
+)
+def test_container_when_under_a_profile_then_may_do_what_it_may_without_and_no_more(
+    controller: Standing, engine: Engine, run: Callable[..., Any], capabilities: list[str]
+) -> None:
+    """Every call that the kernel has, with arguments that mean nothing: each gives the same errno."""
+    profile = controller.profile("8m", DOCKER_HOST=engine.host)
+    found = []
+    for given in (None, profile):
+        container = run(given, ["every_call"], cap_add=capabilities)
+        assert container.wait()["StatusCode"] == 0
+        lines = container.logs().decode().splitlines()
+        found.append({int(number): int(errno) for number, errno in map(str.split, lines)})
+    without, under = found
+    assert len(without) > 440
+    differ = {number for number in without if without[number] != under[number]}
+    assert differ <= _DENIED, {number: (without[number], under[number]) for number in differ}
+
+
 def test_exec_when_done_by_anybody_then_counts_in_the_same_account(
     controller: Standing, profile: Path, run: Callable[..., Any]
 ) -> None:
@@ -118,6 +145,7 @@ def test_exec_when_done_by_anybody_then_counts_in_the_same_account(
     assert report["refusals"]["total"] == 3
 
 
+@pytest.mark.slow
 def test_account_when_its_container_is_removed_then_is_closed_and_its_report_kept(
     controller: Standing, profile: Path, run: Callable[..., Any], engine: Engine
 ) -> None:
@@ -135,6 +163,7 @@ def test_account_when_its_container_is_removed_then_is_closed_and_its_report_kep
     assert not (controller.state / "open" / f"{container.id}.json").exists()
 
 
+@pytest.mark.slow
 def test_containers_when_below_one_memcg_then_share_its_limit(
     controller: Standing, engine: Engine, run: Callable[..., Any]
 ) -> None:
@@ -154,7 +183,7 @@ def _live(controller: Standing, container: Any) -> int:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"pid_mode": "host"}, "a pid namespace of its own"),
+        pytest.param({"pid_mode": "host"}, "a pid namespace of its own", marks=pytest.mark.slow),
         ({}, "'8 apples'"),
     ],
     ids=["pid-host", "nonsense"],
@@ -212,6 +241,7 @@ def _controller_of(one: Standing) -> int:
     return int(pid)
 
 
+@pytest.mark.slow
 def test_container_when_no_controller_is_there_then_does_not_start(
     profile: Path, run: Callable[..., Any]
 ) -> None:

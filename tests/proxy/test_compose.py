@@ -30,8 +30,10 @@ def compose() -> list[str]:
         if shutil.which(words[0]):
             found = subprocess.run([*words, "version"], capture_output=True, check=False)
             if found.returncode == 0:
-                return words
-    cannot_run("docker compose is missing: install docker-compose")
+                break
+    else:
+        cannot_run("docker compose is missing: install docker-compose")
+    return words
 
 
 @pytest.fixture

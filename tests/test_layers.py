@@ -64,7 +64,7 @@ TOP: dict[str, set[str]] = {
     "top": {"core", "controller.owner.client"},
     "terms": {"core", "costs", "faults", "handles"},
     "serve": {*_JOINED, "terms"},
-    "proxy": {*_JOINED, "terms"},
+    "proxy": {*_JOINED, "terms", "serve"},
     "services": {*_JOINED, "report", "limits"},
     "__main__": {"early", "cli"},
     "cli": {

@@ -21,7 +21,7 @@ from kmem_harness.serve.places import control_of, default_socket, default_state
 from kmem_harness.serve.profiles import SIZES, base_of, static_profile
 from kmem_harness.serve.service import Settings, run
 from kmem_harness.serve.state import find_report
-from kmem_harness.terms import MODES, Terms
+from kmem_harness.terms import MODES, Terms, memcg_and_limit
 
 __all__ = ["profile", "report", "runtime", "serve"]
 
@@ -35,7 +35,7 @@ def _socket_option(command: Any) -> Any:
         "path",
         metavar="PATH",
         type=_PATH,
-        help="Where runtimes hand over listeners (default: /run/kmem-harness/seccomp.sock, for others "
+        help="Where runtimes hand over listeners (default: /run/kmem-harness/serve.sock, for others "
         "than root in $XDG_RUNTIME_DIR).",
     )(command)
 
@@ -100,18 +100,10 @@ def serve(
         state=state or default_state(),
         kernel=kernel,
         keep=keep,
-        memcgs=tuple(_memcg(text) for text in memcgs),
+        memcgs=tuple(memcg_and_limit(text) for text in memcgs),
         events=events,
     )
     sys.exit(run(settings, logger()))
-
-
-def _memcg(text: str) -> tuple[str, str]:
-    path, equals, limit = text.partition("=")
-    if not equals or not path.startswith("/") or not limit:
-        raise ConfigurationError(f"--memcg {text!r} is no PATH=SIZE: write /shop.slice=32M")
-    Terms(limit=limit, memcg=path).check()
-    return path, limit
 
 
 @click.command()

@@ -6,7 +6,7 @@
  * PROGRAM.conf beside it names both:
  *
  *	runtime=/usr/sbin/runc
- *	socket=/run/kmem-harness/seccomp.sock.runtime
+ *	socket=/run/kmem-harness/serve.sock.runtime
  *
  * A container that asks for a limit is not created where nobody can give it one.  Errors go
  * where runc's go: to --log, in its form, and to standard error.

@@ -313,7 +313,7 @@ tmux -L $$ split-window 'sleep 30'; sleep 0.3; tmux -L $$ list-panes | wc -l; tm
 
 _CHROMIUM = """
 echo '<title>t</title><p id=p>before<script>document.getElementById("p").textContent = "after"</script>' > page.html
-HOME=$PWD timeout 60 chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --user-data-dir=$PWD/profile --dump-dom file://$PWD/page.html 2>/dev/null | grep -o '>after<'
+HOME=$PWD timeout 60 chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --user-data-dir=$PWD/profile --dump-dom file://$PWD/page.html 2>/dev/null | grep -o '>after'
 rm -rf profile .cache .config .pki .local
 """
 

@@ -83,6 +83,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def ordinary(session: nox.Session) -> None:
+    """Run ordinary programs ten times in each way, and print how they fared: ``-- --install`` as root."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.ordinary", *session.posargs)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Feed every reader, ten million inputs in all unless told otherwise: ``-- --inputs N --seed S``."""
     session.install("-e", ".[test]")

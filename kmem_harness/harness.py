@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["Box", "Counter", "Harness", "MemcgHandle", "RefusalCard"]
 
 
+#: Who has to see the end of a box's first process before it can end, as a helper at a pipe, may so long.
+_GRACE_SECONDS = 0.5
+
+
 class Harness:
     """A session: one controller, one memcg tree, any number of boxes.
 
@@ -158,7 +162,8 @@ class Harness:
 
         *faults* are rules such as ``"socket:error=ENOMEM:when=3"``, see ``faults/rule.py``: they
         fail or delay calls of the whole box, with a limit or without. *look_at_end* has the
-        report say what the first process held, and who else was alive, when it exited.
+        report say what the first process held, and who else was alive, when it exited, and gives
+        those half a second to end by themselves.
 
         A local box inherits *pass_fds* beside its streams. It has a session and a process group of
         its own, and so no terminal; without *own_session* it shares ours, as a child of ours would.
@@ -186,6 +191,7 @@ class Harness:
                 options=options,
                 pass_fds=tuple(pass_fds),
                 own_session=own_session,
+                grace_seconds=_GRACE_SECONDS if look_at_end else 0.0,
             )
         )
         box = self.open_account(

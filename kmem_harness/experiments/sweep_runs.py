@@ -82,7 +82,7 @@ class BoxRuns:
                 raise KmemHarnessError("the controller died in the middle of a sweep")
             output.seek(0)
             printed = _digest([output])
-            left = _digest_of_files(own)
+            left = _digests_below(own)
             errors.seek(max(errors.seek(0, os.SEEK_END) - 4096, 0))
             said = errors.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
         if self._first is None:
@@ -105,18 +105,38 @@ def _digest(files: Iterable[IO[bytes]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _digest_of_files(folder: str) -> str | None:
-    """Tell one state of a folder from another; ``None`` if it cannot be read."""
-    digest = hashlib.sha256()
+def _digests_below(folder: str) -> dict[str, str] | None:
+    """Tell one state of each file below *folder* from another; ``None`` if it cannot be read."""
+    found: dict[str, str] = {}
     try:
         for path in sorted(Path(folder).rglob("*")):
-            digest.update(f"{path.relative_to(folder)}\0".encode("utf-8", "surrogateescape"))
-            if path.is_file() and not path.is_symlink():
-                with path.open("rb") as file:
-                    digest.update(_digest([file]).encode())
+            name = os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
+            if path.is_symlink():
+                found[name] = f"link {os.fsencode(path.readlink())!r}"
+            elif path.is_dir():
+                found[name] = "folder"
+            elif path.is_file():
+                found[name] = _digest_of(path)
+            else:
+                found[name] = "special"
     except OSError:
         return None
-    return digest.hexdigest()[:16]
+    return found
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return _digest([file])
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def _left(report: dict[str, Any], at_end: dict[str, Any]) -> tuple[str, ...] | None:
+    """Name who was alive at the end, and not just about to end."""
+    if "others" not in at_end:
+        return None
+    return tuple(at_end["others"]) if report.get("left_behind", True) else ()
 
 
 def outcome_of(report: dict[str, Any], **more: Any) -> Outcome:
@@ -134,7 +154,7 @@ def outcome_of(report: dict[str, Any], **more: Any) -> Outcome:
         site=Site(first["comm"], first["syscall"], first["kind"]) if first else None,
         nth=first["nth_of_call"] if first else 0,
         holds=at_end.get("holds"),
-        others=tuple(at_end["others"]) if "others" in at_end else None,
+        others=_left(report, at_end),
         cards=tuple(injected),
         **more,
     )

@@ -70,6 +70,8 @@ PATH_ARGUMENT: dict[str, int] = {
     **dict.fromkeys(("creat", "mkdir", "mknod", "open", "rename", "rmdir", "unlink"), 0),
     **dict.fromkeys(("link", "mount", "symlink", "inotify_add_watch"), 1),
     **dict.fromkeys(("mkdirat", "mknodat", "openat", "openat2", "renameat", "renameat2"), 1),
+    "execve": 0,
+    "execveat": 1,
     "unlinkat": 1,
     "symlinkat": 2,
     "linkat": 3,

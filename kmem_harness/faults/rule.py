@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.faults import calls
+from kmem_harness.faults.start import Start, read_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,6 +66,8 @@ class Rule:
     step: int = 1
     prob: float = 1.0
     seed: int | None = None
+    #: It counts from this moment on, ``None`` for the first call.
+    start: Start | None = None
     #: After its first hit a rule hits nothing more ("recover"), or everything ("persist").
     then: str | None = None
 
@@ -199,6 +202,7 @@ class _Reader:
             "seed": self._seed,
             "then": self._then,
             "delay_enter": self._delay,
+            "from": self._from,
         }
         if name == "count" and not has_value:
             return
@@ -264,6 +268,15 @@ class _Reader:
         if not _WHOLE.fullmatch(value):
             self._fail("a seed is a whole number from 0 on, of at most 18 digits", "write seed=1")
         self._fields["seed"] = int(value)
+
+    def _from(self, value: str) -> None:
+        start = read_start(value)
+        if start is None:
+            known = ["exec", "mark", *calls.injectable()]
+            self._fail(
+                "no such moment", _similar(value, known, "name a call, a path, exec or mark")
+            )
+        self._fields["start"] = start
 
     def _then(self, value: str) -> None:
         if value not in ("recover", "persist"):

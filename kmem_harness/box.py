@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from contextlib import contextmanager, nullcontext, suppress
@@ -15,6 +16,7 @@ from kmem_harness.core.errors import (
     ShimError,
     UnkillableTaskError,
 )
+from kmem_harness.ended import Ended, how_it_ended
 from kmem_harness.runtimes.local import start_failure
 from kmem_harness.runtimes.spec import ExitStatus
 
@@ -123,6 +125,7 @@ class Box:
         self._final: dict[str, Any] | None = None
         self._seen: dict[str, Any] | None = None
         self._hook_failure: PluginError | None = None
+        self._ended_by: str | None = None
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -142,6 +145,11 @@ class Box:
     def status(self) -> ExitStatus | None:
         """How the target ended, ``None`` while it runs."""
         return self._status
+
+    @property
+    def ended(self) -> Ended | None:
+        """Why it ended, or its command failed, with the card that proves it; ``None`` while it runs."""
+        return None if self._status is None else self._judge_end(self._account()["report"], {})
 
     @property
     def runtime(self) -> str:
@@ -224,9 +232,8 @@ class Box:
             raise ControllerDiedError(message)
         if self._hook_failure is not None:
             raise self._hook_failure
-        engine_died = getattr(self.running, "engine_died", None)
-        if engine_died is not None:
-            raise engine_died
+        if self._engine_died is not None:
+            raise self._engine_died
         return status
 
     def communicate(self, timeout: float | None = None) -> tuple[Any, Any]:
@@ -237,20 +244,30 @@ class Box:
         """Send a signal to the target."""
         self.running.signal(number)
 
-    def kill(self) -> None:
-        """End the box and everything in it at once."""
+    def kill(self, reason: str = "interrupted") -> None:
+        """End the box and everything in it at once; *reason* is what :attr:`ended` says then."""
         if self._status is not None:
             return
+        before, self._ended_by = self._ended_by, reason
         with self._own_step("kill"), self._settling_for_what_stays():
             self.running.kill()
-        self.settle(self.running.wait())
+        status = self.running.wait()
+        if status.signal != signal.SIGKILL:  # it had just ended by itself
+            self._ended_by = before
+        self.settle(status)
 
     def stop(self, grace: float = 10.0) -> ExitStatus:
         """Ask the target to end with SIGTERM; end it after *grace* seconds."""
+        self.ends_for("interrupted")
         with self._own_step("stop"), self._settling_for_what_stays():
             status = self.running.stop(grace)
         self.settle(status)
         return status
+
+    def ends_for(self, reason: str) -> None:
+        """Have :attr:`ended` say *reason*, one of ``ended.py``, however the target ends now."""
+        if self._status is None:
+            self._ended_by = reason
 
     def pause(self) -> None:
         """Stop everything in a container where it is. Raises: ConfigurationError for a local box."""
@@ -313,6 +330,7 @@ class Box:
             "controller_died": self.controller_died,
             **self.running.describe(),
         }
+        report["ended"] = None if status is None else self._judge_end(account, report).as_dict()
         self._session.hooks.call("kmem_report", box=self, report=report)
         return report
 
@@ -379,6 +397,7 @@ class Box:
     def discard(self) -> None:
         """End the box and take away all of it, without a step more: something has failed."""
         running = getattr(self, "running", None)
+        self.ends_for("harness")
         with suppress(KmemHarnessError, OSError):
             if running is not None:
                 running.discard()
@@ -430,7 +449,7 @@ class Box:
 
     def _restarted(self) -> None:
         with self._lock:
-            self._status = self._wall_seconds = None
+            self._status = self._wall_seconds = self._ended_by = None
 
     def settle(self, status: ExitStatus) -> None:
         """Take down how the target ended, and its last figures."""
@@ -440,6 +459,23 @@ class Box:
             self._wall_seconds = time.monotonic() - self._began
             self._finish(keep=self._session.lasting)
             self._status = status
+
+    def _judge_end(self, account: dict[str, Any], report: dict[str, Any]) -> Ended:
+        by_owner = self._ended_by
+        if self.controller_died or account.get("given_up") or self._engine_died is not None:
+            by_owner = "harness"
+        status = self._status or ExitStatus.exited(0)
+        return how_it_ended(
+            status.exit_code,
+            status.signal,
+            account["refusals"]["cards"],
+            by_owner=by_owner,
+            pids_refused=report.get("pids", account.get("pids", {})).get("refused", 0),
+        )
+
+    @property
+    def _engine_died(self) -> BaseException | None:
+        return getattr(self.running, "engine_died", None)
 
     def _finish(self, *, keep: bool) -> None:
         """Wait for the last task, and close the account unless it is to be kept for a restart."""

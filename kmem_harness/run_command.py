@@ -176,7 +176,7 @@ def follow(box: Box, timeout: float | None, *, terminal: bool = False) -> bool:
             ready = {fd for fd, _ in poll.poll(patience)}
             if not ready:
                 with suppress(UnkillableTaskError):  # whoever waits for it next is told
-                    box.kill()
+                    box.kill("interrupted" if asked else "timeout")
                 return not asked
             if signals.fileno() not in ready:
                 return False
@@ -189,6 +189,7 @@ def follow(box: Box, timeout: float | None, *, terminal: bool = False) -> bool:
                     box.signal(number)
                 if number in _GRACE_SECONDS:
                     asked = True
+                    box.ends_for("interrupted")
                     deadline = time.monotonic() + _GRACE_SECONDS[signal.Signals(number)]
 
 
@@ -228,10 +229,7 @@ class _SignalsAsBytes:
 def summary(report: dict[str, Any]) -> str:
     """Say in one line how it went."""
     kmem = report["memcg"]["kmem"]
-    ended = f"signal {report['signal']}" if report["signal"] else f"exit {report['exit_code']}"
-    if report.get("timed_out"):
-        ended = "ended at the timeout"
-    parts = [f"{ended} after {report['wall_seconds']:.1f} s"]
+    parts = [f"{_ended(report)} after {report['wall_seconds']:.1f} s"]
     if report["mode"] == "off":
         parts.append("no limit, no filter")
     elif report["mode"] == "inject":
@@ -261,6 +259,15 @@ def summary(report: dict[str, Any]) -> str:
         parts.append(f"{by_pids} forks refused by --pids-max {report['pids']['max']} (EAGAIN)")
     parts += [_rule_summary(rule) for rule in report.get("faults", {}).get("rules", ())]
     return "; ".join(parts)
+
+
+def _ended(report: dict[str, Any]) -> str:
+    """Say how it ended, and the reason where that says more."""
+    ended = f"signal {report['signal']}" if report["signal"] else f"exit {report['exit_code']}"
+    reason = (report.get("ended") or {}).get("reason", "timeout" if report.get("timed_out") else "")
+    if reason == "timeout":
+        return "ended at the timeout"
+    return ended if reason in ("", "exit", "signal") else f"{ended} ({reason})"
 
 
 def _rule_summary(rule: dict[str, Any]) -> str:

@@ -35,7 +35,8 @@ ROOMS: dict[str, set[str]] = {
         *("hookspecs", "hooks", "logs"),
     },
     "handles": {"core", "controller.owner.client"},
-    "box": {"core", "controller.owner.client", "runtimes", "handles", "hooks"},
+    "ended": set(),
+    "box": {"core", "controller.owner.client", "runtimes", "handles", "hooks", "ended"},
     "harness": {
         *("core", "costs", "interposer", "procfs", "controller.owner.client", "runtimes"),
         *("handles", "box", "faults", "hooks"),
@@ -90,6 +91,7 @@ FOREIGN: dict[str, set[str]] = {
     "runtimes.followed": {"docker", "typing_extensions"},
     **{f"runtimes.{name}": set() for name in ("backstop", "command", "local", "spec")},
     "handles": set(),
+    "ended": set(),
     "box": {"typing_extensions"},
     "harness": {"typing_extensions"},
     "__init__": set(),

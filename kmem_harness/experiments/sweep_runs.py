@@ -75,11 +75,12 @@ class BoxRuns:
                     box.wait(timeout)
                 except TimeoutError:
                     timed_out = True
-                    box.kill()
+                    box.kill("timeout")
                 seconds = time.monotonic() - began
                 report = box.report()
-            if report["controller_died"]:
-                raise KmemHarnessError("the controller died in the middle of a sweep")
+            if (report["ended"] or {}).get("reason") == "harness":
+                why = "; ".join(report["partial"]) or "the controller died"
+                raise KmemHarnessError(f"a run of the sweep was ended by the harness: {why}")
             output.seek(0)
             printed = _digest([output])
             left = _digests_below(own)

@@ -123,6 +123,6 @@ class ContainerFactory:
             return
         # First of all: whoever waits for the container goes on as soon as it is dead.
         self._record.timed_out[box] = seconds
-        box.kill()
+        box.kill("timeout")
         if box.status is None or box.status.signal != signal.SIGKILL:  # it had just ended by itself
             del self._record.timed_out[box]

@@ -60,6 +60,7 @@ REPORT = {
     "events_lost": int,
     "timeline": {"began": float, "seconds": list, "usage": list, "refused": list, "live": dict},
     "controller_died": bool,
+    "ended": {"reason": str, "card": type(None)},
 }
 
 

@@ -128,6 +128,8 @@ class Box:
         self.watched = False
         self.ending = False
         self.over = False
+        #: Whether the controller has ended it, for it failed at something.
+        self.given_up = False
         self.notifications = 0
         self.refusals = 0
         #: Who refused, and by which counter, beyond the cards that are kept, too.
@@ -366,6 +368,7 @@ class Box:
             "census": {"count": looks, "seconds": round(seconds, 6)},
             "partial": [*dict.fromkeys([*self._doubts, *doubts])],
             "events_lost": self.events.lost if self.events else 0,
+            **({"given_up": True} if self.given_up else {}),
             "timeline": self.timeline.report(self.kinds),
             **({} if self.faults is None else {"faults": self.faults.report()}),
         }

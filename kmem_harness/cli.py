@@ -140,8 +140,8 @@ def cli() -> None:
 def run(command: tuple[str, ...], **options: Any) -> NoReturn:
     """Run COMMAND in a box, under an emulated kernel-memory limit.
 
-    Exits with COMMAND's status (128+N after signal N); 125 if the harness itself failed, 126 or
-    127 if COMMAND cannot be executed or found. COMMAND's own input and output are left alone.
+    Exits with COMMAND's status (128+N after signal N); 123 if that is 0 and a rule of --inject never
+    fired; 125 if the harness itself failed, 126 or 127 if COMMAND cannot be executed or found. COMMAND's own input and output are left alone.
 
     \b
     kmem-harness run --kmem-limit 8M -- sh -c 'for i in 1 2 3; do sleep 1 & done; wait'

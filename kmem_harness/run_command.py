@@ -42,6 +42,8 @@ __all__ = ["RunOptions", "follow", "run_command", "summary", "write_report"]
 _OWN_FAILURE = 125
 #: A named pipe that nobody reads is looked at again after so long.
 _FIFO_SECONDS = 0.02
+#: The command ended well, and a rule that was to fail something in it never did.
+_NEVER_FIRED = 123
 #: After the first Ctrl-C, how long the target may take; docker stop waits as long after SIGTERM.
 _GRACE_SECONDS = {signal.SIGINT: 2.0, signal.SIGTERM: 10.0, signal.SIGHUP: 2.0, signal.SIGQUIT: 2.0}
 
@@ -153,7 +155,16 @@ def _see_it_through(box: Box, options: RunOptions, *, terminal: bool) -> int:
         raise failure
     if not options.quiet:
         sys.stderr.write(f"kmem-harness: {summary(report)}\n")
-    return status
+    idle = _never_fired(report) if options.inject else []
+    for line in idle:
+        sys.stderr.write(f"kmem-harness: warning: {line}\n")
+    return _NEVER_FIRED if idle and status == 0 else status
+
+
+def _never_fired(report: dict[str, Any]) -> list[str]:
+    from kmem_harness.faults.fired import never_fired  # noqa: PLC0415 - only if there are rules
+
+    return never_fired(report)
 
 
 def follow(box: Box, timeout: float | None, *, terminal: bool = False) -> bool:

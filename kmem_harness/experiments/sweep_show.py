@@ -39,6 +39,11 @@ def show(result: Result, command: Sequence[str], console: Console) -> None:
         )
     for line in _not_compared(result.common):
         console.print(f"mind: {line}", style="yellow", markup=False)
+    same = sum(result.unaffected.values())
+    if same:
+        console.print(
+            f"in {same} runs the failed call had no effect: they ended as without a fault"
+        )
     _show_sites(result, console)
     if not result.groups:
         console.print("nothing found", style="green")
@@ -58,7 +63,12 @@ def as_dict(result: Result) -> dict[str, Any]:
         "compared": _compared(result.common),
         "not_compared": result.common.set_aside(),
         "sites": [
-            {**asdict(site), "runs": count, "found": _found_at(result, site)}
+            {
+                **asdict(site),
+                "runs": count,
+                "found": _found_at(result, site),
+                "without_effect": result.unaffected.get(site, 0),
+            }
             for site, count in result.sites.items()
         ],
         "findings": [

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "ALSO",
     "CHARGE",
     "GROUPS",
     "PATH_ARGUMENT",
@@ -63,6 +64,26 @@ GROUPS: dict[str, frozenset[str]] = {
     ),
     "%memory": frozenset({"brk", "madvise", "mmap", "mprotect", "mremap"}),
     "%ipc": frozenset({"mq_open", "msgget", "msgsnd", "semget", "shmget"}),
+}
+
+#: What a C library makes of a call, or an architecture has in its place: a rule that names the first
+#: means the others, too. Of ``fork``, only where they make a process.
+ALSO: dict[str, tuple[str, ...]] = {
+    "accept": ("accept4",),
+    "dup2": ("dup3",),
+    "epoll_create": ("epoll_create1",),
+    "eventfd": ("eventfd2",),
+    "fork": ("vfork", "clone", "clone3"),
+    "inotify_init": ("inotify_init1",),
+    "link": ("linkat",),
+    "mkdir": ("mkdirat",),
+    "mknod": ("mknodat",),
+    "open": ("openat", "openat2"),
+    "pipe": ("pipe2",),
+    "rename": ("renameat", "renameat2"),
+    "signalfd": ("signalfd4",),
+    "symlink": ("symlinkat",),
+    "unlink": ("unlinkat",),
 }
 
 #: Where a call's path stands among its arguments.

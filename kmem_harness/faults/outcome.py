@@ -74,6 +74,11 @@ class Outcome:
     failure: str | None = None
     cards: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
 
+    def same_end(self, other: Outcome) -> bool:
+        """Say whether it ended as *other* did, as far as statuses and output tell."""
+        mine = (self.status, self.signal, self.output)
+        return mine == (other.status, other.signal, other.output)
+
     def as_dict(self) -> dict[str, Any]:
         """Give what is kept in a state file: all but the cards."""
         kept = asdict(self)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Armed", "Schedule", "Verdict"]
 
 _SEEDS = 2**32
+_FORKS = frozenset({"task"})
 _OF_CLONE = frozenset({"task", "thread"})
 
 
@@ -53,6 +54,14 @@ class Armed:
             return self.rule.text
         return f"{self.rule.text}:seed={self.seed}"
 
+    @property
+    def never_fired(self) -> bool:
+        """Whether it has done nothing so far, and that is not what it says or a matter of chance."""
+        rule = self.rule
+        if rule.optional or rule.counts_only or self.failed or self.delayed:
+            return False
+        return rule.prob >= 1 or not self.matched
+
     def hits(self) -> bool:
         """Count one matching call; say whether the rule does something to it."""
         rule = self.rule
@@ -80,6 +89,8 @@ class Armed:
         if self.rule.path is not None:
             # Counted beside the decision, never for it: the path is the target's to rewrite.
             row["path_matched"] = self.paths
+        if self.never_fired:
+            row["never_fired"] = True
         if self.rule.start is not None:
             row["begun"] = self.begun
         return row
@@ -126,7 +137,7 @@ class Schedule:
     @property
     def tells_tasks_apart(self) -> bool:
         """Whether a rule asks for tasks or threads alone, which clone3's number does not tell."""
-        return any(armed.rule.kinds & _OF_CLONE for armed in self.armed)
+        return any(armed.rule.kinds & _OF_CLONE or armed.rule.forking for armed in self.armed)
 
     def judge(
         self,
@@ -150,7 +161,8 @@ class Schedule:
             rule = armed.rule
             if not armed.begun or (not makes and call.name in rule.charging):
                 continue
-            if rule.kinds and call.kind(arguments) not in rule.kinds:
+            kinds = _FORKS if call.name in rule.forking else rule.kinds
+            if kinds and call.kind(arguments) not in kinds:
                 continue
             if rule.comm is not None and comm() != rule.comm:
                 continue

@@ -134,6 +134,8 @@ class Result:
     #: Modes that were broken off at ``max``: further charges were there to fail.
     cut_short: list[str] = field(default_factory=list)
     sites: dict[Site, int] = field(default_factory=dict)
+    #: How many runs at a site ended as the one without a fault.
+    unaffected: dict[Site, int] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
     runs: int = 0
     resumed: int = 0
@@ -305,6 +307,8 @@ class Sweep:
         site = outcome.site or Site("?", self._plan.calls, "?")
         result.sites[site] = result.sites.get(site, 0) + 1
         found = self._judge(result, outcome)
+        if not found and outcome.same_end(result.normal):
+            result.unaffected[site] = result.unaffected.get(site, 0) + 1
         if self._each is not None:
             self._each(mode, number, outcome, found)
         if found:

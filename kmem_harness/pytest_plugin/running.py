@@ -70,6 +70,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     _warn_of_markers_in_vain(item)
     for record in _own(item):
         _check_timeouts(record)
+        _check_faults(item, record)
     if allowed is not None:
         from kmem_harness.pytest_plugin.leaks import check_leaks
 
@@ -179,6 +180,18 @@ def _check_timeouts(record: Record) -> None:
             f"{name_of(box.report())}: was ended: it still ran after its timeout of {seconds:g} s"
         )
         raise KmemFailed("timeout", text)
+
+
+def _check_faults(item: pytest.Item, record: Record) -> None:
+    """Fail a test whose ``kmem_fault`` never failed anything: it has shown nothing. Raises: KmemFailed.
+
+    A rule for each of several containers is to fire in one of them.
+    """
+    if not record.faults or not record.boxes or any(item.iter_markers("kmem_sweep")):
+        return
+    from kmem_harness.pytest_plugin.idle_faults import check_faults
+
+    check_faults(record)
 
 
 def _share(item: pytest.Item) -> None:

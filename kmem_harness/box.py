@@ -17,6 +17,7 @@ from kmem_harness.core.errors import (
     UnkillableTaskError,
 )
 from kmem_harness.ended import Ended, how_it_ended
+from kmem_harness.logged import is_wanted, log
 from kmem_harness.runtimes.local import start_failure
 from kmem_harness.runtimes.spec import ExitStatus
 
@@ -459,6 +460,8 @@ class Box:
             self._wall_seconds = time.monotonic() - self._began
             self._finish(keep=self._session.lasting)
             self._status = status
+        if is_wanted("error"):
+            self._log_end(status)
 
     def _judge_end(self, account: dict[str, Any], report: dict[str, Any]) -> Ended:
         by_owner = self._ended_by
@@ -476,6 +479,23 @@ class Box:
     @property
     def _engine_died(self) -> BaseException | None:
         return getattr(self.running, "engine_died", None)
+
+    def _log_end(self, status: ExitStatus) -> None:
+        reason = self.ended.reason if self.ended else ""
+        account = self._account()["report"]
+        log(
+            "error" if reason == "harness" else "info",
+            "box.ended",
+            box=self.name,
+            memcg=self.memcg.path,
+            reason=reason,
+            exit_code=status.exit_code,
+            signal=status.signal,
+            wall_seconds=round(self._seconds(), 3),
+            refused=account["refusals"]["total"],
+        )
+        for doubt in account["partial"]:
+            log("warning", "figures.doubted", box=self.name, why=doubt)
 
     def _finish(self, *, keep: bool) -> None:
         """Wait for the last task, and close the account unless it is to be kept for a restart."""

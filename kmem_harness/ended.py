@@ -26,7 +26,12 @@ REASONS = {
     "interrupted": "ended by its owner",
     "harness": "ended by a failure of the harness",
 }
-_LIMITS = {"kmem": "kmem-limit", "memory": "memory-limit", "injected": "injected"}
+_LIMITS = {
+    "kmem": "kmem-limit",
+    "memory": "memory-limit",
+    "pids": "pids-limit",
+    "injected": "injected",
+}
 #: What a program ends with that goes wrong; other signals come from elsewhere.
 _CRASHES = (
     *(signal.SIGILL, signal.SIGTRAP, signal.SIGABRT),
@@ -64,6 +69,8 @@ def how_it_ended(
         return plain
     if number == signal.SIGKILL:
         cards, pids_refused = [card for card in cards if card["errno"] == "OOM"], 0
+    # The kernel's bound on tasks tells how often it refused, and not when: its card is the last resort.
+    cards = [card for card in cards if card["counter"] != "pids"] or cards
     if cards:
         return Ended(_LIMITS.get(cards[-1]["counter"], "kmem-limit"), cards[-1])
     return Ended("pids-limit") if pids_refused else plain

@@ -18,6 +18,7 @@ from kmem_harness.costs.live import LiveKind, live_kinds, makers, only_kinds
 from kmem_harness.costs.table import load_costs
 from kmem_harness.handles import TRACK_ONLY, Counter, MemcgHandle, make_memcg, set_limits
 from kmem_harness.hooks import Hooks, PluginError
+from kmem_harness.logged import is_wanted, log, show_as_environment_asks
 from kmem_harness.runtimes.local import LocalRuntime
 from kmem_harness.runtimes.native import check_listener
 from kmem_harness.runtimes.spec import BoxSpec
@@ -85,6 +86,12 @@ class Harness:
         self._closed = False
         try:
             self.hooks = Hooks(plugins)
+            show_as_environment_asks()
+            if is_wanted("info"):
+                from kmem_harness.runtimes.logs import Log  # noqa: PLC0415 - only if anybody listens
+
+                self.hooks.register(Log(), "kmem_harness.log")
+            log("info", "controller.started", kernel=kernel)
             self._runtimes: dict[str, Runtime] = {}
             if not self.controller.remote:
                 self._runtimes["local"] = LocalRuntime([self.controller.pidfd], isolation)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import KmemHarnessError
 from kmem_harness.faults.outcome import Outcome, Site
+from kmem_harness.logged import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -88,6 +89,7 @@ class BoxRuns:
             said = errors.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
         if self._first is None:
             self._first = seconds
+        log("debug", "run.ended", rule=rules[0], exit_code=report["exit_code"], seconds=seconds)
         return outcome_of(
             report,
             timed_out=timed_out,

@@ -37,6 +37,8 @@ def card(counter, errno="ENOMEM"):
         (137, signal.SIGKILL, [card("memory", "OOM"), card("kmem")], "memory-limit"),
         (143, signal.SIGTERM, [card("kmem")], "signal"),
         (134, signal.SIGABRT, [], "signal"),
+        (2, None, [card("pids", "EAGAIN")], "pids-limit"),
+        (2, None, [card("kmem"), card("pids", "EAGAIN")], "kmem-limit"),
     ],
 )
 def test_end_when_a_command_ended_so_then_the_reason_is(exit_code, number, cards, reason):

@@ -80,6 +80,8 @@ class RefusalCard:
     rule: str | None = None
     number: int | None = None
     nth_of_call: int | None = None
+    #: The processes that held most then: pid, comm, objects by kind, bytes, a few descriptors.
+    holders: tuple[dict[str, Any], ...] = ()
 
     def __getitem__(self, name: str) -> Any:
         """Give a field by name."""
@@ -326,6 +328,8 @@ class Box:
             "census": account["census"],
             "partial": account["partial"],
             "events_lost": account["events_lost"],
+            "holders": account["holders"],
+            "peak": account["peak"],
             "timeline": account["timeline"],
             **({"faults": account["faults"]} if "faults" in account else {}),
             "controller_died": self.controller_died,
@@ -547,6 +551,8 @@ class Box:
                 "census": {"count": 0, "seconds": 0.0},
                 "partial": [],
                 "events_lost": 0,
+                "holders": [],
+                "peak": {"usage": 0, "holders": []},
                 "timeline": {"began": 0.0, "seconds": [], "usage": [], "refused": [], "live": {}},
             },
         }

@@ -64,6 +64,24 @@ def check_leaks(records: list[Record], before: Held, allowed: int) -> None:
     raise KmemFailed("leak", "\n".join([f"{head}{limit}", *lines]))
 
 
+def _held_by(report: dict[str, Any], kind: str, live: int) -> str:
+    """Say which processes have objects of *kind* open, as far as the last look tells."""
+    rows = [one for one in report["holders"] if one["kinds"].get(kind) and kind in one["fds"]]
+    if not rows:
+        return ""
+    said = [
+        f"{one['kinds'][kind]} by {one['comm']}[{one['pid']}] (fd {_numbers(one, kind)})"
+        for one in rows
+    ]
+    rest = live - sum(one["kinds"][kind] for one in rows)
+    return f": {', '.join([*said, *([f'{rest} elsewhere or in flight'] if rest > 0 else [])])}"
+
+
+def _numbers(holder: dict[str, Any], kind: str) -> str:
+    shown = ", ".join(map(str, holder["fds"][kind]))
+    return f"{shown}, ..." if holder["kinds"][kind] > len(holder["fds"][kind]) else shown
+
+
 def _looking(busy: Callable[[Any], bool]) -> tenacity.Retrying:
     """Make what looks again while what it sees is *busy*, and gives what it saw last."""
     return tenacity.Retrying(
@@ -92,7 +110,8 @@ def _leaks(records: list[Record], before: Held) -> tuple[list[str], int]:
                 more = row["live"] - before.get(box, {}).get(kind, 0)
                 if more > 0 and row["bytes_each"]:
                     total += more * row["bytes_each"]
-                    found.append(f"{more} {kind} ({format_size(more * row['bytes_each'])})")
+                    size = format_size(more * row["bytes_each"])
+                    found.append(f"{more} {kind} ({size}){_held_by(report, kind, row['live'])}")
             if found:
                 lines.append(f"  {name_of(report)}: {', '.join(found)}")
     return lines, total

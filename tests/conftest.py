@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from xdist.scheduler import Scheduling
 
 pytest_plugins = ["pytester"]
@@ -29,6 +31,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if slow:
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reports_are_as_their_schema_has_them() -> Iterator[None]:
+    """See that every report made here is as the schema says that is shipped for its readers."""
+    from tests.support.schemas import checking_reports
+
+    yield from checking_reports()
 
 
 @pytest.hookimpl(optionalhook=True)

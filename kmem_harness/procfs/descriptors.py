@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SOCKET_KINDS",
     "Descriptors",
+    "Held",
     "compares_files",
     "count_descriptors",
     "memfd_devices",
@@ -69,6 +70,28 @@ _LESS, _GREATER = 1, 2
 _MOST_COMPARED = 8
 _FIRST_TABLE = 64
 _FEW_DIGITS = 2
+_FEW_FDS = 4
+_MOST_HOLDERS = 8
+
+
+class Held:
+    """What one process has open, each object at the first process that was seen with it."""
+
+    __slots__ = ("fds", "kinds", "total")
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.kinds: dict[str, int] = {}
+        #: All of them, known when all were seen.
+        self.total = 0
+        #: The first few of its descriptors, by kind.
+        self.fds: dict[str, list[int]] = {}
+
+    def add(self, kind: str, number: str) -> None:
+        """Add the object of descriptor *number*."""
+        nr = self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        if nr <= _FEW_FDS:
+            self.fds.setdefault(kind, []).append(int(number))
 
 
 class Descriptors:
@@ -86,21 +109,26 @@ class Descriptors:
         self.grown: set[int] = set()
         #: What was found by inode: sockets, pipes and memfds.
         self.inodes: dict[str, str] = {}
+        #: The same objects by process, of those few that hold most.
+        self.held: dict[int, Held] = {}
 
 
 def count_descriptors(
     pids: Iterable[int],
     known: dict[str, str],
     watched: frozenset[str] | set[str],
+    outside: frozenset[str] = frozenset(),
 ) -> Steps[Descriptors]:
     """Count what the descriptor tables of *pids* hold.
 
     :param known: kinds by inode, from an earlier count: a socket's protocol never changes.
     :param watched: count these kinds of watches, too.
+    :param outside: inodes of what was made outside, and so is held by nobody inside.
     """
-    count = _Count(known, watched)
+    count = _Count(known, watched, outside)
     for pid in pids:
         yield from count.add_process(pid)
+        count.keep_most(pid)
         yield
     return count.found
 
@@ -148,16 +176,31 @@ class _Count:
         self,
         known: dict[str, str],
         watched: frozenset[str] | set[str],
+        outside: frozenset[str],
     ) -> None:
         self.found = Descriptors()
+        self._outside = outside
         self._known = known
         self._watched = watched
         self._holders: dict[tuple[str, str], list[int]] = {}
         #: By inode: a descriptor of each open file that was told from those before.
         self._files: dict[str, list[tuple[int, int]]] = {}
+        self._held = Held()
+
+    def keep_most(self, pid: int) -> None:
+        """Keep what *pid* holds, if it is among those few that hold most."""
+        held, own = self.found.held, self._held
+        own.total = sum(own.kinds.values())
+        if len(held) >= _MOST_HOLDERS:
+            least = min(held, key=lambda one: held[one].total)
+            if held[least].total >= own.total:
+                return
+            del held[least]
+        held[pid] = own
 
     def add_process(self, pid: int) -> Steps[None]:
         """Add the table of *pid*, and those that its threads have for themselves."""
+        self._held = Held()
         stat = stat_of(pid)
         if stat is None:
             return
@@ -215,6 +258,8 @@ class _Count:
                 kind = self._known.get(key) or _kind_by_inode(owner, number, link)
                 found.inodes[key] = kind
                 found.kinds[kind] += 1
+                if key not in self._outside:
+                    self._held.add(kind, number)
                 if kind == "unix-socket":
                     waiting = waiting_descriptors(owner, number)
                     found.in_flight += waiting or 0
@@ -226,9 +271,9 @@ class _Count:
         if any(_same_file(holder, owner, number) for holder in holders[:_MOST_COMPARED]):
             return
         holders.append(owner)
-        found.kinds[
-            "anon-file" if link.startswith("pidfd:[") else _ANONYMOUS.get(link, "file")
-        ] += 1
+        kind = "anon-file" if link.startswith("pidfd:[") else _ANONYMOUS.get(link, "file")
+        found.kinds[kind] += 1
+        self._held.add(kind, number)
         watch = _WATCHES.get(link)
         if watch is not None and watch[1] in self._watched:
             lines = read_file(f"/proc/{owner}/fdinfo/{number}").splitlines()

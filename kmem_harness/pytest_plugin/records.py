@@ -98,6 +98,7 @@ class Record:
             "memcg": self.counters(),
             "refusals": {"total": refused.total(), "by_kind": dict(refused)},
             "nr_containers": len(reports),
+            "ended": [report["ended"]["reason"] for report in reports if report["ended"]],
             "kept": self.kept,
             "containers": reports,
         }

@@ -38,6 +38,7 @@ CARD = {
     "live": {"task": int},
     # Beyond the promise:
     "box": str,
+    "holders": list,
 }
 REPORT = {
     "version": int,
@@ -60,6 +61,9 @@ REPORT = {
     "events_lost": int,
     "timeline": {"began": float, "seconds": list, "usage": list, "refused": list, "live": dict},
     "controller_died": bool,
+    "holders": list,
+    "peak": {"usage": int, "holders": list},
+    "ended": {"reason": str, "card": type(None)},
 }
 
 

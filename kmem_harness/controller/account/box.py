@@ -10,6 +10,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller.account.books import Books
+from kmem_harness.controller.account.holders import top_holders
 from kmem_harness.controller.account.pace import Pace
 from kmem_harness.controller.account.timeline import Timeline
 from kmem_harness.controller.admission.prices import Prices
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from kmem_harness.controller.admission.fault_rules import Injection
     from kmem_harness.controller.admission.restarts import Restarts
     from kmem_harness.controller.audit.audit import Audit
+    from kmem_harness.controller.audit.descriptors import DescriptorPart
     from kmem_harness.controller.audit.names import NamePart
     from kmem_harness.controller.audit.spaces import SpacePart
     from kmem_harness.controller.audit.tasks import TaskPart
@@ -112,6 +114,7 @@ class Box:
         self.tasks: TaskPart | None = None
         self.spaces: SpacePart | None = None
         self.names: NamePart | None = None
+        self.descriptors: DescriptorPart | None = None
         self.user: UserPart | None = None
         self.events: EventFile | None = None
         #: The event file once more, where it takes every charge.
@@ -128,6 +131,8 @@ class Box:
         self.watched = False
         self.ending = False
         self.over = False
+        #: Whether the controller has ended it, for it failed at something.
+        self.given_up = False
         self.notifications = 0
         self.refusals = 0
         #: Who refused, and by which counter, beyond the cards that are kept, too.
@@ -135,6 +140,8 @@ class Box:
         self.cards: list[dict[str, Any]] = []
         #: Which new peaks are looked at.
         self.pace = Pace(time.monotonic())
+        #: The highest usage that a look has confirmed, and who held most then.
+        self.peak: dict[str, Any] = {"usage": 0, "holders": []}
         self.timeline = Timeline()
         self._doubts: dict[str, None] = {}
         self._looks = 0
@@ -204,6 +211,14 @@ class Box:
     def is_quick_to_look_at(self) -> bool:
         """Whether a look at all of it keeps nobody waiting."""
         return self.audit is None or self.audit.is_quick
+
+    def note_peak(self) -> None:
+        """Remember who held most, where a look has just confirmed a higher usage than any before."""
+        if self.memcg.kmem.usage > self.peak["usage"]:
+            self._note_peak(self.holders())
+
+    def _note_peak(self, holders: list[dict[str, Any]]) -> None:
+        self.peak = {"usage": self.memcg.kmem.usage, "holders": holders}
 
     def note_usage(self, *, last: bool = False) -> None:
         """Note on the timeline how things stand; called where something rare has happened."""
@@ -322,9 +337,19 @@ class Box:
             "live": {one.name: one.live for one in self.kinds.values() if one.live},
         }
 
+    def holders(self) -> list[dict[str, Any]]:
+        """Name the processes that held most when descriptors were looked at last."""
+        if self.over or self.descriptors is None:
+            return []
+        return top_holders(self.descriptors.held, self.kinds)
+
     def keep(self, card: dict[str, Any]) -> None:
         """Keep a refusal's card: in the report while there is room, in the event file always."""
-        if len(self.cards) < KEPT_CARDS:
+        kept = len(self.cards) < KEPT_CARDS
+        card["holders"] = self.holders() if kept else []
+        if kept:
+            if self.memcg.kmem.usage > self.peak["usage"]:
+                self._note_peak(card["holders"])
             self.cards.append(card)
         if self.events is not None:
             self.events.write({"event": "charge.refused", **card})
@@ -366,6 +391,9 @@ class Box:
             "census": {"count": looks, "seconds": round(seconds, 6)},
             "partial": [*dict.fromkeys([*self._doubts, *doubts])],
             "events_lost": self.events.lost if self.events else 0,
+            "holders": self.holders(),
+            "peak": self.peak,
+            **({"given_up": True} if self.given_up else {}),
             "timeline": self.timeline.report(self.kinds),
             **({} if self.faults is None else {"faults": self.faults.report()}),
         }
@@ -402,7 +430,7 @@ class Box:
             self._look_seconds += self.audit.seconds
             self._doubts = dict.fromkeys([*self._doubts, *self.audit.doubts()])
             self.audit.close()
-        self.audit = self.tasks = self.spaces = self.names = self.user = None
+        self.audit = self.tasks = self.spaces = self.names = self.descriptors = self.user = None
         self._forks.clear()
 
     def _mode(self) -> str:

@@ -13,8 +13,8 @@ from kmem_harness.faults.calls import PATH_ARGUMENT
 from kmem_harness.faults.rule import parse_rules
 from kmem_harness.faults.schedule import Schedule
 from kmem_harness.procfs.census import comm_of, tgid_of
-from kmem_harness.procfs.holdings import holdings_of, others_alive
-from kmem_harness.procfs.target_memory import read_text
+from kmem_harness.procfs.holdings import holdings_of, is_alive, others_alive
+from kmem_harness.procfs.target_memory import read_text, read_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +30,8 @@ __all__ = ["Injection"]
 
 #: The end of a process, trapped for a last look at what it holds.
 _EXIT = "exit_group"
+#: ... and who else was alive is looked at again a while after it: some were only about to end.
+_LOOK_AGAIN_SECONDS = 0.4
 
 
 class Injection:
@@ -94,16 +96,17 @@ class Injection:
                 notification[6:],
                 lambda: comm_of(tid),
                 lambda: self._path(number, notification),
+                lambda: self._argument(number, notification),
             )
             if verdict is not None:
                 carry_out = self._hold if verdict.delay_seconds else self._fail
                 carry_out(box, listener, notification, verdict)
                 return True
         elif number == self._exit and tgid_of(tid) == self.target:
-            self._at_end = {
-                "holds": holdings_of(self.target),
-                "others": others_alive(box.init_pid, self.target),
-            }
+            others = others_alive(box.init_pid, self.target)
+            self._at_end = {"holds": holdings_of(self.target), "others": others}
+            if others:
+                self._guard.call_later(_LOOK_AGAIN_SECONDS, lambda: self._look_again(box))
         narrowed = self._narrowed.get(number)
         if number in box.asked:
             return False
@@ -118,6 +121,12 @@ class Injection:
         """Give the report's ``faults``."""
         at_end = {"at_end": self._at_end} if self.looks_at_end else {}
         return self._schedule.report() | at_end
+
+    def _look_again(self, box: Box) -> None:
+        """Name those alone who have not ended meanwhile, if init still gives them time."""
+        others = others_alive(box.init_pid, self.target)
+        if self._at_end is not None and not box.over and is_alive(box.init_pid):
+            self._at_end["others"] = others
 
     def _hold(
         self, box: Box, listener: Listener, notification: tuple[int, ...], verdict: Verdict
@@ -176,6 +185,16 @@ class Injection:
         }
         box.keep(card)
         self._on_refusal(box, card)
+
+    def _argument(self, number: int, notification: tuple[int, ...]) -> str | None:
+        """Give the second word of a command about to be executed; its target may rewrite it."""
+        argument = PATH_ARGUMENT[self._schedule.calls[number].name] + 1
+        try:
+            address = read_words(notification[1], notification[6 + argument], 2)[1]
+            text = read_text(notification[1], address) if address else b""
+        except OSError:
+            return None
+        return text.decode("utf-8", "surrogateescape")
 
     def _path(self, number: int, notification: tuple[int, ...]) -> str | None:
         argument = PATH_ARGUMENT.get(self._schedule.calls[number].name)

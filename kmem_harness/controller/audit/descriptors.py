@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kmem_harness.procfs.descriptors import Descriptors, count_descriptors
+from kmem_harness.procfs.descriptors import Descriptors, Held, count_descriptors
 from kmem_harness.procfs.steps import result_of
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class DescriptorPart:
         self._processes = processes
         self._spaces = spaces
         self._known: dict[str, str] = {}
+        #: By process, as the last whole count found those that hold most.
+        self.held: dict[int, Held] = {}
         self._failed = 0
         self._outside: dict[str, int] = {}
         self._outside_inodes: frozenset[str] = frozenset()
@@ -83,12 +85,12 @@ class DescriptorPart:
     def _scan(self, watched: set[str]) -> Steps[Descriptors | None]:
         """Look at all tables, and at those of processes that appeared meanwhile."""
         pids = yield from self._processes.list()
-        found = yield from count_descriptors(pids, self._known, watched)
+        found = yield from count_descriptors(pids, self._known, watched, self._outside_inodes)
         late = set((yield from self._processes.list())).difference(pids)
         if late:
             # Whoever forked them may have closed, before we came to it, what they still hold.
             return None
-        self._known = found.inodes
+        self._known, self.held = found.inodes, found.held
         self._failed += not found.complete
         return found if found.complete else None
 

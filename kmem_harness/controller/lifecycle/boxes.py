@@ -373,6 +373,7 @@ class Boxes:
         import traceback  # noqa: PLC0415 - it takes long to import, and is for mistakes alone
 
         traceback.print_exception(error)
+        box.given_up = True
         box.doubt(f"ended by its controller, which failed {where}: {error!r}")
         # Whatever was looked at, it is not looked at again: that could fail as often.
         box.end_audit()

@@ -33,6 +33,7 @@ class Kind:
         "errno",
         "errno_name",
         "included",
+        "injected",
         "live",
         "live_peak",
         "name",
@@ -53,6 +54,8 @@ class Kind:
         self.live = 0
         self.live_peak = 0
         self.refused = 0
+        #: Calls that a fault rule failed: no counter refused them.
+        self.injected = 0
 
     def report(self) -> dict[str, int]:
         """Give the row of the report's ``kinds``."""
@@ -63,6 +66,7 @@ class Kind:
             "live": self.live,
             "live_peak": self.live_peak,
             "bytes_each": self.nbytes,
+            **({"injected": self.injected} if self.injected else {}),
         }
 
 

@@ -326,6 +326,7 @@ class Box:
             "notifications": account["notifications"],
             "interrupted": account["interrupted"],
             "census": account["census"],
+            **{name: account[name] for name in ("unanswered",) if name in account},
             "partial": account["partial"],
             "events_lost": account["events_lost"],
             "holders": account["holders"],

@@ -237,6 +237,15 @@ class _SignalsAsBytes:
         self._writing.close()
 
 
+def _counted(refusals: dict[str, Any]) -> str:
+    """Say how many calls were refused, and how many fault rules failed."""
+    injected = sum(counts.get("injected", 0) for counts in refusals["by"].values())
+    refused = refusals["total"] - injected
+    words = [f"{refused} refused"] if refused else []
+    words += [f"{injected} injected"] if injected else []
+    return ", ".join(words)
+
+
 def summary(report: dict[str, Any]) -> str:
     """Say in one line how it went."""
     kmem = report["memcg"]["kmem"]
@@ -257,7 +266,7 @@ def summary(report: dict[str, Any]) -> str:
     if first and first["counter"] != "pids":
         by = "" if first["counter"] == "injected" else f" of {first['refused_by']}"
         parts.append(
-            f"{refusals['total']} refused, first {first['syscall']} by "
+            f"{_counted(refusals)}, first {first['syscall']} by "
             f"{first['comm']}[{first['pid']}] ({first['errno']}, {first['counter']}{by})"
         )
     elif report["mode"] in ("enforce", "inject") and not by_pids:

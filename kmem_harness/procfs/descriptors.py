@@ -103,6 +103,8 @@ class Descriptors:
         self.kinds: Counter[str] = Counter()
         #: Descriptors in messages that wait at a socket seen here.
         self.in_flight = 0
+        #: Descriptors, at most, in tables that may not be looked at.
+        self.hidden = 0
         #: False if a table could not be read, so that nothing is proven to be gone.
         self.complete = True
         #: Processes with descriptors beyond the table that every process starts with.
@@ -224,11 +226,15 @@ class _Count:
             self.found.complete = False
 
     def _add_table(self, owner: int) -> Steps[int | None]:
-        """Say how many descriptors there were; ``None`` if *owner* is gone, or may not be looked at."""
+        """Say how many descriptors there were; ``None`` if *owner* is gone, or cannot be looked at."""
         try:
             table = os.open(f"/proc/{owner}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError):
             return None  # it is gone, and its table with it
+        except PermissionError:
+            hidden = _size_of_table(owner)
+            self.found.hidden += hidden or 0
+            return hidden
         except OSError:
             self.found.complete = False
             return None
@@ -291,6 +297,21 @@ class _Count:
         files.append((owner, int(number)))
         if len(files) > included:
             self.found.kinds["file"] += 1
+
+
+def _size_of_table(owner: int) -> int | None:
+    """Say how many descriptors a table holds at most that may not be looked at, ``None`` if it is gone.
+
+    Since Linux 6.2 that is said exactly; else there are no more than it has room for.
+    """
+    try:
+        nr_open = os.stat(f"/proc/{owner}/fd").st_size
+        if nr_open:
+            return nr_open
+        status = read_file(f"/proc/{owner}/status")
+    except OSError:
+        return None
+    return int(status.partition(b"\nFDSize:")[2].split(None, 1)[0])
 
 
 def _threads_of(pid: int) -> Steps[set[int]]:

@@ -187,13 +187,13 @@ class FileSystems:
 
     def _view(self, text: bytes, root: str) -> _View:
         """Find the file systems of a mountinfo, as seen from *root*."""
-        view = _View({}, {}, set(), set())
+        mounts = list(read_mounts(text))
+        view = _View({}, {}, set(), {mount.device for mount in mounts})
         disks: set[tuple[int, ...]] = set()
         # Of those at one place the last hides the others: what its path says is not theirs.
-        on_top = {mount.where: mount for mount in read_mounts(text)}
+        on_top = {mount.where: mount for mount in mounts}
         for mount in on_top.values():
             device, kind = mount.device, mount.kind
-            view.devices.add(device)
             if kind in _PASSED or device in view.paths or mount.read_only:
                 continue
             if kind.partition(".")[0] in _ANSWERED_ELSEWHERE:

@@ -135,6 +135,8 @@ class Box:
         self.given_up = False
         self.notifications = 0
         self.refusals = 0
+        #: Calls of those that the end of the box was about to kill: nobody answers them.
+        self.unanswered = 0
         #: Who refused, and by which counter, beyond the cards that are kept, too.
         self.refusers: dict[str, dict[str, int]] = {}
         self.cards: list[dict[str, Any]] = []
@@ -378,7 +380,7 @@ class Box:
             "kinds": {
                 kind.name: kind.report()
                 for kind in self.kinds.values()
-                if kind.charged or kind.refused or kind.name in _ALWAYS_REPORTED
+                if kind.charged or kind.refused or kind.injected or kind.name in _ALWAYS_REPORTED
             },
             "refusals": {
                 "total": self.refusals,
@@ -389,6 +391,7 @@ class Box:
             "notifications": self.notifications,
             "interrupted": self.interrupted,
             "census": {"count": looks, "seconds": round(seconds, 6)},
+            **({"unanswered": self.unanswered} if self.unanswered else {}),
             "partial": [*dict.fromkeys([*self._doubts, *doubts])],
             "events_lost": self.events.lost if self.events else 0,
             "holders": self.holders(),

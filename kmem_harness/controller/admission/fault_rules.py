@@ -157,7 +157,7 @@ class Injection:
         box.count_refusal(box.memcg.path, "injected")
         kind = box.kinds.get(name)
         if kind is not None:
-            kind.refused += 1
+            kind.injected += 1
         box.note_usage()
         if caller is None:
             return

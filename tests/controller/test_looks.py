@@ -12,6 +12,7 @@ import pytest
 from kmem_harness.controller.audit.looks import Looks
 from kmem_harness.controller.loop import Loop
 from kmem_harness.procfs.look_process import READ_MEMORY, Request
+from tests.controller.looking import children, run_until
 
 TEXT = ctypes.create_string_buffer(b"what stands there")
 
@@ -32,27 +33,6 @@ def looks(loop):
     yield looks
     looks.close()
     run_until(loop, lambda: not children())
-
-
-def children():
-    with open(f"/proc/self/task/{os.getpid()}/children") as file:  # noqa: PTH123
-        return file.read().split()
-
-
-def run_until(loop, is_true, seconds=10.0):
-    """Run *loop* until *is_true*, looked at every 5 ms."""
-    end = time.monotonic() + seconds
-
-    def look():
-        if is_true():
-            loop.stop()
-        else:
-            assert time.monotonic() < end, "it took too long"
-            loop.call_later(0.005, look)
-
-    loop._running = True
-    look()
-    loop.run()
 
 
 @pytest.fixture

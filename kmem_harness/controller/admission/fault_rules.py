@@ -14,7 +14,6 @@ from kmem_harness.faults.rule import parse_rules
 from kmem_harness.faults.schedule import Schedule
 from kmem_harness.procfs.census import comm_of, tgid_of
 from kmem_harness.procfs.holdings import holdings_of, others_alive
-from kmem_harness.procfs.target_memory import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -42,10 +41,12 @@ class Injection:
         guard: Guard,
         resume: Callable[[Box, Listener, tuple[int, ...]], None],
         on_refusal: Callable[[Box, dict[str, Any]], None],
+        read_text: Callable[[int, int], bytes | None],
     ) -> None:
         """Compile *rules* for *architecture*.
 
-        *resume* prices a call whose delay is over, *on_refusal* is given each card.
+        *resume* prices a call whose delay is over, *on_refusal* is given each card, *read_text* gives
+        what ends with a NUL at an address of a thread, or ``None``.
         Raises: FaultRuleError.
         """
         self._schedule = Schedule(parse_rules(rules), architecture.numbers)
@@ -54,6 +55,7 @@ class Injection:
         self._guard = guard
         self._resume = resume
         self._on_refusal = on_refusal
+        self._read_text = read_text
         #: The box's first process; the others' ends are not looked at.
         self.target = 0
         self.looks_at_end = False
@@ -181,8 +183,5 @@ class Injection:
         argument = PATH_ARGUMENT.get(self._schedule.calls[number].name)
         if argument is None:
             return None
-        try:
-            text = read_text(notification[1], notification[6 + argument])
-        except OSError:
-            return None
-        return text.decode("utf-8", "surrogateescape")
+        text = self._read_text(notification[1], notification[6 + argument])
+        return None if text is None else text.decode("utf-8", "surrogateescape")

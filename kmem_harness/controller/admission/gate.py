@@ -70,10 +70,15 @@ class Gate:
         self,
         boxes: Callable[[], Iterable[Box]],
         on_refusal: Callable[[Box, dict[str, Any]], None],
+        resume: Callable[[Box, Listener, tuple[int, ...]], None] = lambda *_: None,
     ) -> None:
-        """Decide for *boxes*; give the card of each refusal, where one is written, to *on_refusal*."""
+        """Decide for *boxes*; give the card of each refusal, where one is written, to *on_refusal*.
+
+        *resume* serves a call once more, by :meth:`serve`, that had to wait for a look at its name.
+        """
         self._boxes = boxes
         self._on_refusal = on_refusal
+        self._resume = resume
         #: Calls that wait: while there are any, :meth:`retry_parked` must be called soon.
         self.parked: list[_Parked] = []
         #: The box that waits while others are served between two steps of something longer, if one
@@ -89,10 +94,11 @@ class Gate:
         notification: tuple[int, ...],
         *,
         judged: bool = False,
+        watched: bool = False,
     ) -> None:
         """Answer *notification* of *listener*, one of *box*'s.
 
-        *judged* by fault rules it is not shown to them again.
+        *judged* by fault rules it is not shown to them again, nor *watched* its name looked at.
         """
         box.notifications += 1
         notification_id, tid, _, number = notification[:4]
@@ -108,8 +114,14 @@ class Gate:
             charge = price.choose(notification)
         if charge.copies_memory:
             charge = box.fork_charge(charge, tid, time.monotonic())
-        if charge.on_names:
-            box.watch_names(tid, charge, notification)
+        if (
+            charge.on_names
+            and not watched
+            and not box.watch_names(
+                tid, charge, notification, lambda: self._resume(box, listener, notification)
+            )
+        ):
+            return
         nbytes = charge.nbytes
         if not nbytes:
             listener.allow(notification_id)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kmem_harness.controller.audit.between import between
-from kmem_harness.procfs.names import NameWatch, Seen, held_unlinked
+from kmem_harness.controller.audit.name_watch import NameWatch
+from kmem_harness.procfs.file_systems import FileSystems
+from kmem_harness.procfs.look_process import COUNT_INODES, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kmem_harness.controller.account.books import Books, Charge, Kind
-    from kmem_harness.procfs.file_systems import FileSystems
+    from kmem_harness.controller.audit.looks import Asker, Looks
+    from kmem_harness.procfs.names import Seen
     from kmem_harness.procfs.processes import BoxProcesses
 
 __all__ = ["NamePart"]
@@ -25,39 +27,46 @@ class NamePart:
 
     Others use the same file systems, too, so only differences count, within what this box's calls
     can have done since the last look: each may have made a name, and those watched being made did;
-    no more are gone than calls may have removed, and those watched being removed are, unless
-    somebody holds them.
+    no more are gone than calls may have removed, and those watched going are, once nobody holds them.
     """
 
     def __init__(
         self,
-        systems: FileSystems,
+        init_pid: int,
         families: dict[str, dict[str, Kind]],
         processes: BoxProcesses,
-        breathe: Callable[[], None],
+        looks: Looks,
+        asker: Asker,
     ) -> None:
-        """Place what is charged as the dearest of each of *families*, kinds by class."""
-        self._systems = systems
+        """Place what is charged as the dearest of each of *families*, kinds by class.
+
+        What *init_pid* sees is looked at by *looks*, on behalf of *asker*. Raises: OSError.
+        """
+        self._looks = looks
+        self._asker = asker
+        self._init = init_pid
+        self._systems = FileSystems(init_pid, self._figures)
         self._families = families
         self._processes = processes
-        self._breathe = breathe
         self._kinds = [kind for family in families.values() for kind in family.values()]
         self.kinds = tuple(kind.name for kind in self._kinds)
-        self._used = systems.used()
+        self._used = self._systems.at_first
         #: By device: inodes in use that may be this box's.
         self._alive: dict[str, int] = {}
-        self._watch = NameWatch()
-        #: Inodes without a name that are in use, where the last look had to know.
-        self._held: set[tuple[int, int]] | None = None
+        self._watch = NameWatch(looks, asker)
         #: What had been made, and what was being made, when this was last looked at.
         self._made = self._under_way = 0
         self._strangers = False
-        #: Inodes that may go without a further call: what holds them lets go.
-        self._going = 0
 
-    def watch(self, tid: int, charge: Charge, notification: tuple[int, ...]) -> None:
-        """Learn that *tid* is about to make or remove a name."""
-        self._watch.watch(tid, charge.syscall, notification)
+    def watch(
+        self,
+        tid: int,
+        charge: Charge,
+        notification: tuple[int, ...],
+        later: Callable[[], object],
+    ) -> bool:
+        """Learn that *tid* is about to make or remove a name; see :meth:`NameWatch.watch`."""
+        return self._watch.watch(tid, charge.syscall, notification, later)
 
     def doubts(self) -> list[str]:
         """See :class:`Part`."""
@@ -65,6 +74,10 @@ class NamePart:
             f"names on {kind} are not seen to be made or removed: it does not say how many it holds"
             for kind in sorted(self._systems.silent)
         ]
+        if self._asker.late:
+            found.append(
+                "names are not seen to be made or removed since a look at one of them took too long"
+            )
         if self._strangers:
             found.append(
                 "names were not seen to be removed while a process had a mount namespace of its own"
@@ -77,10 +90,10 @@ class NamePart:
             # What they mount for themselves is not among these file systems.
             self._strangers = True
             return
-        seen = self._watch.settle()  # first: it holds what it watches
-        used = self._systems.used()
-        if not used:
-            return  # the process through which they are seen is gone: that says nothing of names
+        used = None if self._asker.late else self._systems.used()
+        seen = self._watch.settle() if used else None
+        if not used or seen is None:
+            return  # nothing is known of them for the moment, or the process that saw them is gone
         alive = self._alive
         least, most, may_go = self._bounds(books, seen)
         for device, now in used.items():
@@ -91,7 +104,6 @@ class NamePart:
                 may_go += change
             alive[device] = alive.get(device, 0) + change
         self._used = used
-        self._going = may_go if self._held is None else len(self._held)
         total = sum(alive.values())
         if total > most:
             self._cut(total - most)
@@ -112,17 +124,8 @@ class NamePart:
         most = before + made - self._made + self._under_way
         self._made = made
         self._under_way = sum(books.open(kind) for kind in self._kinds)
-        earlier = self._held or set()
-        nameless = self._going + seen.gone
-        self._held = (
-            held_unlinked(between(self._processes.list(), self._breathe)) if nameless else set()
-        )
-        may_go = nameless + seen.unsure
-        if self._held is not None:
-            # One that is in use still was counted among those that are gone.
-            most -= seen.gone - len(self._held - earlier)
-            may_go = max(may_go - len(self._held), 0)
-        return before + seen.made - may_go, max(most, 0), may_go
+        may_go = seen.gone + seen.unsure
+        return before + seen.made - may_go, max(most - seen.gone, 0), may_go
 
     def _cut(self, over: int) -> None:
         """Leave out *over* inodes that others made: on disks first, which others use most."""
@@ -168,6 +171,14 @@ class NamePart:
     def potential(self, books: Books) -> int:
         """See :class:`Part`."""
         return books.nbytes_of(self.kinds)
+
+    def _figures(self, paths: Sequence[bytes]) -> list[tuple[int, ...] | None] | None:
+        """See :class:`FileSystems`."""
+        requests = [Request(COUNT_INODES, self._init, path=path) for path in paths]
+        answers = self._looks.look_all(self._asker, requests)
+        if answers is None:
+            return None
+        return [None if answer.error else answer.figures for answer in answers]
 
     def close(self) -> None:
         """See :class:`Part`."""

@@ -24,10 +24,10 @@ _PATHS = mmap.mmap(-1, 1 << 20)
 _SLOT = 512
 
 
-def children() -> list[str]:
-    """List the children of this process."""
+def children() -> set[str]:
+    """Name the children of this process."""
     with open(f"/proc/self/task/{os.getpid()}/children") as file:  # noqa: PTH123
-        return file.read().split()
+        return set(file.read().split())
 
 
 def run_until(loop: Loop, is_true: Callable[[], object], seconds: float = 10.0) -> None:

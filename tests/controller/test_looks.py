@@ -29,10 +29,11 @@ def loop():
 
 @pytest.fixture
 def looks(loop):
+    before = children()
     looks = Looks(loop)
     yield looks
     looks.close()
-    run_until(loop, lambda: not children())
+    run_until(loop, lambda: children() <= before)
 
 
 @pytest.fixture

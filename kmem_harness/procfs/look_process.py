@@ -86,6 +86,8 @@ class LookProcess:
             self._socket.close()
             raise
         self.fd = self._socket.fileno()
+        #: Whether it is known to be up.
+        self.has_answered = False
 
     def wait_at_most(self, seconds: float) -> None:
         """Have :meth:`receive` wait so long and a few milliseconds more."""
@@ -107,6 +109,7 @@ class LookProcess:
             return None
         if not packet:
             raise ConnectionResetError("the process that looks is gone")
+        self.has_answered = True
         serial, error, *figures = _ANSWER.unpack_from(packet)
         return Answer(serial, error, tuple(figures), packet[_ANSWER.size :])
 

@@ -28,9 +28,10 @@ __all__ = ["Asker", "Looks"]
 
 #: So long everybody may wait for one look.
 _AT_ONCE_SECONDS = 0.01
-#: A look is late after so long, if something keeps it; and for lack of a processor after so long.
-_LATE_SECONDS = 0.1
-_HUNGRY_SECONDS = 0.4
+#: A look is late after so long, if something keeps it: a disk may take a while, and nobody else is to
+#: wait for half a second. For lack of a processor, or of the program itself, it is after so long.
+_LATE_SECONDS = 0.35
+_HUNGRY_SECONDS = 3.0
 #: So many are asked for at once.
 _TOGETHER = 32
 #: So many looks of one box may be late.
@@ -257,7 +258,8 @@ class Looks:
             self._hear()  # it may have answered just now
             if self._asked and self._process is process:
                 waited = time.monotonic() - self._asked[0].asked
-                if waited >= (_HUNGRY_SECONDS if process.is_running else _LATE_SECONDS):
+                is_hungry = not process.has_answered or process.is_running
+                if waited >= (_HUNGRY_SECONDS if is_hungry else _LATE_SECONDS):
                     look = self._asked.popleft()
                     look.asker.late += 1
                     look.asker.told()

@@ -51,6 +51,12 @@ _ANONYMOUS = {
     "anon_inode:[signalfd]": "anon-file",
     "anon_inode:[pidfd]": "anon-file",
     "anon_inode:inotify": "inotify",
+    "anon_inode:[fanotify]": "inotify",
+    "anon_inode:[fscontext]": "fs-context",
+    "anon_inode:[userfaultfd]": "userfaultfd",
+    "anon_inode:[landlock-ruleset]": "anon-file",
+    "anon_inode:landlock-ruleset": "anon-file",
+    "/secretmem (deleted)": "memfd",
 }
 #: Which fdinfo lines are objects of their own, by what the descriptor is.
 _WATCHES = {

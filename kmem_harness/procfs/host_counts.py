@@ -11,6 +11,7 @@ __all__ = ["count_system_v", "nr_negative_dentries"]
 
 # include/uapi/linux/{sem,msg,shm}.h: commands that say, among others, how many there are.
 _SEM_INFO, _MSG_INFO, _SHM_INFO = 19, 12, 14
+_SEMAPHORES, _TOGETHER = 9, 64  # all of all sets; as many make one object of their kind
 _SEM_USED, _MSG_USED, _SHM_USED = 7, 0, 0  # the int of the answer that does
 
 
@@ -19,6 +20,7 @@ def count_system_v() -> dict[str, int]:
     answer = (ctypes.c_int * 32)()
     asked = {
         "sysv-sem": (libc().semctl(0, 0, _SEM_INFO, ctypes.byref(answer)), answer[_SEM_USED]),
+        "sysv-semaphores": (0, max(answer[_SEMAPHORES], 0) // _TOGETHER),
         "sysv-msg": (libc().msgctl(0, _MSG_INFO, ctypes.byref(answer)), answer[_MSG_USED]),
         "sysv-shm": (libc().shmctl(0, _SHM_INFO, ctypes.byref(answer)), answer[_SHM_USED]),
     }

@@ -26,6 +26,7 @@ _TABLE_STEP = 256
 _MAPPED_FILE = re.compile(rb"^([0-9a-f]+)-\S+ \S+ \S+ (\S+) ([1-9]\d*) +(/memfd:)?", re.MULTILINE)
 _PTE = re.compile(rb"^VmPTE:\s+(\d+) kB", re.MULTILINE)
 _TGID = re.compile(rb"^Tgid:\s+(\d+)", re.MULTILINE)
+_AIO = b" /[aio] (deleted)\n"
 _FDSIZE = re.compile(rb"^FDSize:\s+(\d+)", re.MULTILINE)
 
 
@@ -33,13 +34,15 @@ class Size(NamedTuple):
     """What one address space holds.
 
     ``files``: mapped files that may be open nowhere else, as (start, device, inode);
-    ``memfds`` likewise, by inode.
+    ``memfds`` likewise, by inode. ``table``: units of 256 descriptors that there is room for.
     """
 
     mappings: int = 0
     page_tables: int = 0
     files: frozenset[tuple[bytes, ...]] = frozenset()
     memfds: frozenset[str] = frozenset()
+    aio_contexts: int = 0
+    table: int = 0
 
 
 class Sum:
@@ -52,7 +55,16 @@ class Sum:
         self.kinds: Counter[str] = Counter()
         self.files: set[tuple[bytes, ...]] = set()
         self.memfds: set[str] = set()
+        self.aio_contexts = 0
         self.complete = True
+
+    def add(self, size: Size, excess: dict[str, int]) -> None:
+        """Add one address space, with what it has beyond its task's price."""
+        self.files |= size.files
+        self.memfds |= size.memfds
+        self.aio_contexts += size.aio_contexts
+        for kind, nr in excess.items():
+            self.kinds[kind] += nr
 
 
 class AddressSpaces:
@@ -89,10 +101,9 @@ class AddressSpaces:
                     total.complete = False
                     continue
             known[pid] = (stat.same_memory, size)
-            total.files |= size.files
-            total.memfds |= size.memfds
-            for kind, nr in self.excess(size).items():
-                total.kinds[kind] += nr
+            if size.table > 1:  # such as one that was forked
+                self.grown.add(pid)
+            total.add(size, self.excess(size))
         self._known = known
         for pid in list(self.grown):
             units = _table_units(pid)
@@ -114,9 +125,11 @@ class AddressSpaces:
     def excess_of(self, pid: int) -> dict[str, int]:
         """Look at one process: what its child will have, too."""
         try:
-            return self.excess(size_of(pid))
+            size = size_of(pid)
         except OSError:
             return {}
+        table = size.table - max(self._included.get("descriptor-table", 0), 1)
+        return self.excess(size) | {"descriptor-table": max(table, 0)}
 
 
 def size_of(pid: int) -> Size:
@@ -138,6 +151,8 @@ def size_of(pid: int) -> Size:
         page_tables=int(entries[1]) // _PAGE_KB + 1 if entries else 0,
         files=frozenset(files),
         memfds=frozenset(memfds),
+        aio_contexts=maps.count(_AIO),
+        table=_units(status),
     )
 
 
@@ -162,7 +177,11 @@ def table_of(tid: int, wanted: int) -> tuple[int, int]:
 
 def _table_units(pid: int) -> int:
     try:
-        has = _FDSIZE.search(read_file(f"/proc/{pid}/status"))
+        return _units(read_file(f"/proc/{pid}/status"))
     except OSError:
         return 0
+
+
+def _units(status: bytes) -> int:
+    has = _FDSIZE.search(status)
     return -(-int(has[1]) // _TABLE_STEP) if has else 0

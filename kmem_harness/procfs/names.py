@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from kmem_harness.procfs.look_process import WATCH_MAKING, WATCH_REMOVAL, LookProcess, Request
 
-__all__ = ["REMOVALS", "Seen", "now", "tells_births", "watching"]
+__all__ = ["REMOVALS", "Seen", "is_placed", "now", "tells_births", "watching"]
 
 _AT_FDCWD = -100
 #: Where in a notification the arguments begin, and for each call its directory and its path.
@@ -36,10 +36,15 @@ _PLACES = REMOVALS | {
     "mkdirat": (0, 1),
     "mknodat": (0, 1),
     "symlinkat": (1, 2),
+    "openat2": (0, 1),
+    # A socket's path stands behind its family.
+    "bind": (None, 1),
 }
+_BEHIND = {"bind": 2}
 #: The clock that births are stamped with, which another one may be ahead of by a tick and more.
 _CLOCK_REALTIME_COARSE = 5  # include/uapi/linux/time.h
 _SIGN = 1 << 31
+_WORD = (1 << 64) - 1
 
 
 class Seen(NamedTuple):
@@ -57,6 +62,11 @@ def now() -> int:
     return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
+def is_placed(syscall: str) -> bool:
+    """Say whether an argument of *syscall* says which name it is about."""
+    return syscall in _PLACES
+
+
 def watching(tid: int, syscall: str, notification: tuple[int, ...], began: int) -> Request:
     """Ask for a look at what *tid* is about to do, and at what became of what it did before.
 
@@ -69,7 +79,7 @@ def watching(tid: int, syscall: str, notification: tuple[int, ...], began: int) 
     return Request(
         WATCH_REMOVAL if syscall in REMOVALS else WATCH_MAKING,
         tid,
-        notification[_ARGUMENTS + path],
+        notification[_ARGUMENTS + path] + _BEHIND.get(syscall, 0) & _WORD,
         directory=at,
         flags=began,
     )

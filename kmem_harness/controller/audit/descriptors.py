@@ -17,7 +17,17 @@ __all__ = ["DescriptorPart"]
 
 _SOCKETS = ("unix-socket", "tcp-socket", "tcp6-socket", "udp-socket", "netlink-socket")
 _WATCHES = ("epoll-watch", "inotify-watch")
-_BY_DESCRIPTOR = (*_SOCKETS, "file", "pipe", "anon-file", "inotify", "memfd", *_WATCHES)
+_BY_DESCRIPTOR = (
+    *_SOCKETS,
+    "file",
+    "pipe",
+    "anon-file",
+    "inotify",
+    "memfd",
+    "fs-context",
+    "userfaultfd",
+    *_WATCHES,
+)
 
 
 class DescriptorPart:

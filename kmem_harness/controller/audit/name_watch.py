@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem_harness.procfs.look_process import FORGET, SETTLE, Request
-from kmem_harness.procfs.names import REMOVALS, Seen, now, watching
+from kmem_harness.procfs.names import REMOVALS, Seen, is_placed, now, watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ class NameWatch:
 
         It may not do it before.
         """
-        if self._asker.late:
+        if self._asker.late or not is_placed(syscall):
             self._unsure += syscall in REMOVALS
             return True
         request = watching(tid, syscall, notification, self._began)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SystemVPart"]
 
-_SYSTEM_V = ("sysv-sem", "sysv-msg", "sysv-shm")
+_SYSTEM_V = ("sysv-sem", "sysv-semaphores", "sysv-msg", "sysv-shm")
 
 
 class SystemVPart:

@@ -9,8 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kmem_harness.controller.owner.client import ControllerDiedError
-from kmem_harness.core.errors import ConfigurationError, KmemHarnessError, ShimError
+from kmem_harness.core.errors import (
+    ConfigurationError,
+    KmemHarnessError,
+    ShimError,
+    UnkillableTaskError,
+)
 from kmem_harness.runtimes.local import start_failure
+from kmem_harness.runtimes.spec import ExitStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
     from kmem_harness.controller.owner.client import Connection
     from kmem_harness.handles import MemcgHandle
     from kmem_harness.hooks import Hooks, PluginError
-    from kmem_harness.runtimes.spec import BoxSpec, ExitStatus, Running
+    from kmem_harness.runtimes.spec import BoxSpec, Running
 
 __all__ = ["Box", "RefusalCard", "Session"]
 
@@ -184,14 +190,15 @@ class Box:
         """Learn what runs in the box."""
         self.running = running
 
-    def announce(self, pid: int) -> None:
+    def announce(self, pid: int, system_v: tuple[int, ...] = ()) -> None:
         """Tell the controller which process may put the box under its filter, and wait for that.
 
+        *system_v* are descriptors that tell how many System V objects there are in the box.
         Raises: ShimError, UnsupportedHostError.
         """
         self._restarted()
         try:
-            self._session.controller.request("expect", box=self.name, pid=pid)
+            self._session.controller.request("expect", system_v, box=self.name, pid=pid)
         except ControllerDiedError:
             pass  # the box ends with it, and says so
         except ProcessLookupError as error:
@@ -204,11 +211,13 @@ class Box:
     def wait(self, timeout: float | None = None) -> ExitStatus:
         """Wait until the target has ended and nothing of the box is left. Units: seconds.
 
-        Raises: TimeoutError, and the box goes on; ControllerDiedError if the box was ended because
+        Raises: TimeoutError, and the box goes on; UnkillableTaskError if the kernel does not let
+        some of it end; ControllerDiedError if the box was ended because
         the controller died; PluginError if it was ended because a plugin failed; EngineError if
         it outlived its engine, so that it is not known how it ended.
         """
-        status = self.running.wait(timeout)
+        with self._settling_for_what_stays():
+            status = self.running.wait(timeout)
         self.settle(status)
         if self.controller_died:
             message = f"box {self.name} was ended: the controller died"
@@ -232,13 +241,13 @@ class Box:
         """End the box and everything in it at once."""
         if self._status is not None:
             return
-        with self._own_step("kill"):
+        with self._own_step("kill"), self._settling_for_what_stays():
             self.running.kill()
         self.settle(self.running.wait())
 
     def stop(self, grace: float = 10.0) -> ExitStatus:
         """Ask the target to end with SIGTERM; end it after *grace* seconds."""
-        with self._own_step("stop"):
+        with self._own_step("stop"), self._settling_for_what_stays():
             status = self.running.stop(grace)
         self.settle(status)
         return status
@@ -339,14 +348,15 @@ class Box:
 
     def close(self) -> None:
         """End what still runs, and remove the memcg that was made for this box alone."""
-        if self.closed:
+        if self.closed or not self._session.controller.is_ours():
             return
-        self.kill()
-        with self._own_step("remove"):
-            self.running.remove()
-            if self._session.fires_own_hooks:
-                return  # its remove step has closed the account
-            self.close_account()
+        try:
+            self.kill()
+        finally:
+            with self._own_step("remove"):
+                self.running.remove()
+                if not self._session.fires_own_hooks:  # else its remove step has closed the account
+                    self.close_account()
 
     def close_account(self) -> None:
         """Close the books for good; nothing of the box runs any more."""
@@ -375,6 +385,15 @@ class Box:
                 if self._status is None:
                     self.settle(running.wait())
         self.close_account()
+
+    @contextmanager
+    def _settling_for_what_stays(self) -> Iterator[None]:
+        """Take the box for ended where the kernel does not let some of it end: nobody can do more."""
+        try:
+            yield
+        except UnkillableTaskError:
+            self.settle(ExitStatus.exited(125))
+            raise
 
     def _own_step(self, name: str) -> AbstractContextManager[None]:
         """Take a step whose hooks the runtime does not call itself."""
@@ -427,7 +446,9 @@ class Box:
         if self._final is not None:
             return
         try:
-            final = self._session.controller.request("finish", box=self.name, keep=keep)
+            final = self._session.controller.request(
+                "finish", box=self.name, keep=keep, pids=self._pids()
+            )
         except ControllerDiedError:
             self.controller_died = True
             final = self._last_account()
@@ -438,6 +459,12 @@ class Box:
             self._seen = final
         else:
             self._final = final
+
+    def _pids(self) -> dict[str, Any] | None:
+        """Give what the kernel's own bound on tasks refused, where it did."""
+        running = getattr(self, "running", None)
+        pids: dict[str, Any] | None = running and running.describe().get("pids")
+        return pids if pids and pids["refused"] else None
 
     def _account(self) -> dict[str, Any]:
         with self._lock:  # another thread may be closing it
@@ -458,7 +485,7 @@ class Box:
                 "mode": "enforce",
                 "memcg": self._armed["memcg"],
                 "kinds": {},
-                "refusals": {"total": 0, "first": None, "cards": []},
+                "refusals": {"total": 0, "first": None, "cards": [], "by": {}},
                 "notifications": 0,
                 "interrupted": 0,
                 "census": {"count": 0, "seconds": 0.0},

@@ -31,7 +31,11 @@ class _LazyGroup(click.Group):
     _ELSEWHERE: ClassVar = {
         "calibrate": "kmem_harness.calibrate.command",
         "experiment": "kmem_harness.experiments.command",
+        "profile": "kmem_harness.serve.command",
+        "proxy": "kmem_harness.proxy.command",
         "replay": "kmem_harness.replay.command",
+        "report": "kmem_harness.serve.command",
+        "serve": "kmem_harness.serve.command",
         "services": "kmem_harness.services.door.command",
         "top": "kmem_harness.top.command",
         "sweep": "kmem_harness.experiments.sweep_command",

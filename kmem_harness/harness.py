@@ -144,6 +144,8 @@ class Harness:
         events_all: bool = False,
         faults: Sequence[str] = (),
         look_at_end: bool = False,
+        pass_fds: Sequence[int] = (),
+        own_session: bool = True,
         **options: Any,
     ) -> Box:
         """Start *command* in a box of its own; give it once its limits bind it.
@@ -157,6 +159,9 @@ class Harness:
         *faults* are rules such as ``"socket:error=ENOMEM:when=3"``, see ``faults/rule.py``: they
         fail or delay calls of the whole box, with a limit or without. *look_at_end* has the
         report say what the first process held, and who else was alive, when it exited.
+
+        A local box inherits *pass_fds* beside its streams. It has a session and a process group of
+        its own, and so no terminal; without *own_session* it shares ours, as a child of ours would.
 
         *runtime* "docker", or an *image*, runs a container: *command* is optional then, its output
         stays with the engine unless *stdout* or *stderr* take it, and *options* are those of
@@ -179,6 +184,8 @@ class Harness:
                 pids_max=pids_max,
                 image=image,
                 options=options,
+                pass_fds=tuple(pass_fds),
+                own_session=own_session,
             )
         )
         box = self.open_account(
@@ -245,6 +252,7 @@ class Harness:
         kmem_limit: str | int | None = None,
         memory_limit: str | int | None = None,
         memcg: MemcgHandle | str | None = None,
+        below: str | None = None,
         mode: str = "enforce",
         kinds: Sequence[str] | None = None,
         events: int | None = None,
@@ -254,6 +262,8 @@ class Harness:
     ) -> Box:
         """Open the account of a box that *runtime* is about to create; see :meth:`run`.
 
+        A memcg of its own is made for it *below* the one of that path, if *memcg* names none.
+
         Raises: ConfigurationError, OSError; nothing is left of it then.
         """
         if mode not in ("enforce", "observe"):
@@ -262,7 +272,7 @@ class Harness:
         priced = self._kinds(kinds)
         rules = self._rules(faults)
         own = memcg is None
-        path = f"/{runtime.name}/{spec.name}"
+        path = f"/{(below or runtime.name).strip('/')}/{spec.name}"
         with ExitStack() as undo:
             if own:
                 undo.callback(self._remove_quietly, path)
@@ -311,8 +321,11 @@ class Harness:
         return box
 
     def close(self) -> None:
-        """End every box, then the controller; nothing of ours is left. May be called again."""
-        if self._closed:
+        """End every box, then the controller; nothing of ours is left. May be called again.
+
+        A process that was forked off ours, and leaves with us, ends nothing: none of it is his.
+        """
+        if self._closed or not self.controller.is_ours():
             return
         self._closed = True
         with ExitStack() as each:

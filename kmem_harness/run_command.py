@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shlex
 import signal
 import socket
+import stat
 import sys
 import textwrap
 import time
@@ -15,9 +17,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kmem_harness import early
 from kmem_harness.controller.owner.client import Controller, ControllerDiedError
-from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
+from kmem_harness.core.errors import (
+    ConfigurationError,
+    KmemHarnessError,
+    UnkillableTaskError,
+)
 from kmem_harness.core.releases import check_profile_name
 from kmem_harness.core.sizes import UNLIMITED, format_size
+from kmem_harness.runtimes.inherited import (
+    forget_coerced_locale,
+    has_terminal,
+    inherited_fds,
+    let_go,
+    take_terminal_back,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["RunOptions", "follow", "run_command", "summary", "write_report"]
 
 _OWN_FAILURE = 125
+#: A named pipe that nobody reads is looked at again after so long.
+_FIFO_SECONDS = 0.02
 #: After the first Ctrl-C, how long the target may take; docker stop waits as long after SIGTERM.
 _GRACE_SECONDS = {signal.SIGINT: 2.0, signal.SIGTERM: 10.0, signal.SIGHUP: 2.0, signal.SIGQUIT: 2.0}
 
@@ -59,14 +74,24 @@ def run_command(command: Sequence[str], options: RunOptions) -> int:
     """Run *command* and give its exit status. Raises: KmemHarnessError before it starts."""
     runtime = options.runtime or ("docker" if options.image else "local")
     # A container's streams are its engine's, unless they are asked for.
-    streams: dict[str, Any] = {} if runtime == "local" else {"stdin": 0, "stdout": 1, "stderr": 2}
+    streams: dict[str, Any] = {"stdin": 0, "stdout": 1, "stderr": 2}
+    passed: tuple[int, ...] = ()
+    terminal = False
+    if runtime == "local":
+        forget_coerced_locale()
+        passed, terminal = inherited_fds(), has_terminal()
+        streams = {"pass_fds": passed, "own_session": not terminal}
+    began = time.monotonic()
+    deadline = None if options.timeout is None else began + options.timeout
     if options.report is not None:
         from kmem_harness.report.files import check_report_path  # noqa: PLC0415 - only if asked for
 
         check_report_path(options.report)
     if options.events_all and options.events is None:
         raise ConfigurationError("--events-all without --events: name the file with --events FILE")
-    events = _open_events(options.events)
+    events = _open_events(options.events, deadline)
+    if options.timeout is not None:
+        options = options._replace(timeout=max(options.timeout - (time.monotonic() - began), 0))
     try:
         with ExitStack() as stack:
             harness = stack.enter_context(_harness(options, stack))
@@ -86,7 +111,11 @@ def run_command(command: Sequence[str], options: RunOptions) -> int:
                 **streams,
             )
             stack.enter_context(box)
-            return _see_it_through(box, options)
+            if runtime == "local":
+                let_go(passed)
+            if terminal:
+                stack.callback(take_terminal_back)
+            return _see_it_through(box, options, terminal=terminal)
     finally:
         if events is not None:
             os.close(events)
@@ -110,8 +139,8 @@ def _harness(options: RunOptions, stack: ExitStack) -> Harness:
     )
 
 
-def _see_it_through(box: Box, options: RunOptions) -> int:
-    timed_out = follow(box, options.timeout)
+def _see_it_through(box: Box, options: RunOptions, *, terminal: bool) -> int:
+    timed_out = follow(box, options.timeout, terminal=terminal)
     failure: KmemHarnessError | None = None
     try:
         status = int(box.wait())
@@ -127,14 +156,16 @@ def _see_it_through(box: Box, options: RunOptions) -> int:
     return status
 
 
-def follow(box: Box, timeout: float | None) -> bool:
+def follow(box: Box, timeout: float | None, *, terminal: bool = False) -> bool:
     """Wait for *box*, passing on the signals we get; true if it had to be ended at *timeout*.
 
-    The first Ctrl-C goes to the target, which then has a moment; the second ends the box.
+    The first Ctrl-C goes to the target, which then has a moment; the second ends the box. With a
+    *terminal* the target is beside us on it and gets its signals itself: what Ctrl-C means is its
+    business alone, and not ours, as for system(3).
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     asked = False
-    with _SignalsAsBytes() as signals:
+    with _SignalsAsBytes(frozenset({signal.SIGINT, signal.SIGQUIT} if terminal else ())) as signals:
         poll = select.poll()
         poll.register(signals, select.POLLIN)
         if box.running.fileno() < 0:  # a container without a limit, and quick
@@ -144,13 +175,15 @@ def follow(box: Box, timeout: float | None) -> bool:
             patience = None if deadline is None else max(deadline - time.monotonic(), 0) * 1000
             ready = {fd for fd, _ in poll.poll(patience)}
             if not ready:
-                box.kill()
+                with suppress(UnkillableTaskError):  # whoever waits for it next is told
+                    box.kill()
                 return not asked
             if signals.fileno() not in ready:
                 return False
             for number in signals.recv(64):
                 if number in _GRACE_SECONDS and asked:
-                    box.kill()
+                    with suppress(UnkillableTaskError):
+                        box.kill()
                     return False
                 with suppress(ProcessLookupError):
                     box.signal(number)
@@ -160,9 +193,15 @@ def follow(box: Box, timeout: float | None) -> bool:
 
 
 class _SignalsAsBytes:
-    """Turn signals into readable bytes: no handler of ours runs in the middle of anything."""
+    """Turn signals into readable bytes: no handler of ours runs in the middle of anything.
+
+    What our caller ignores, such as SIGHUP under nohup, stays ignored; those *unheeded* do nothing.
+    """
 
     _NUMBERS = (*_GRACE_SECONDS, signal.SIGUSR1, signal.SIGUSR2)
+
+    def __init__(self, unheeded: frozenset[int]) -> None:
+        self._unheeded = unheeded
 
     def __enter__(self) -> socket.socket:
         self._reading, self._writing = socket.socketpair()
@@ -170,7 +209,11 @@ class _SignalsAsBytes:
             end.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._writing.fileno())
         self._handlers = {
-            number: signal.signal(number, lambda *_: None) for number in self._NUMBERS
+            number: signal.signal(
+                number, signal.SIG_IGN if number in self._unheeded else lambda *_: None
+            )
+            for number in self._NUMBERS
+            if signal.getsignal(number) is not signal.SIG_IGN
         }
         return self._reading
 
@@ -200,19 +243,22 @@ def summary(report: dict[str, Any]) -> str:
             f"kmem at most {format_size(kmem['max_usage'])} of {format_size(kmem['limit'])}"
         )
     refusals = report["refusals"]
-    if refusals["first"]:
-        first = refusals["first"]
+    by_pids = (report.get("pids") or {}).get("refused") or 0
+    first = refusals["first"]
+    if first and first["counter"] != "pids":
         by = "" if first["counter"] == "injected" else f" of {first['refused_by']}"
         parts.append(
             f"{refusals['total']} refused, first {first['syscall']} by "
             f"{first['comm']}[{first['pid']}] ({first['errno']}, {first['counter']}{by})"
         )
-    elif report["mode"] in ("enforce", "inject"):
+    elif report["mode"] in ("enforce", "inject") and not by_pids:
         parts.append("nothing refused")
     if report.get("interrupted"):
         parts.append(
             f"{report['interrupted']} calls ended before they were seen, by a signal or with their caller"
         )
+    if by_pids:
+        parts.append(f"{by_pids} forks refused by --pids-max {report['pids']['max']} (EAGAIN)")
     parts += [_rule_summary(rule) for rule in report.get("faults", {}).get("rules", ())]
     return "; ".join(parts)
 
@@ -239,11 +285,33 @@ def write_report(path: str, report: dict[str, Any]) -> None:
     write_json(path, report)
 
 
-def _open_events(path: str | None) -> int | None:
+def _open_events(path: str | None, deadline: float | None) -> int | None:
+    """Open the file of events; a named pipe once somebody reads it, as a shell's ``>`` does."""
     if path is None:
         return None
+    try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            return _open_fifo(path, deadline)
+    except FileNotFoundError:
+        pass
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
     except OSError as error:
         message = f"events {path!r}: {error.strerror}; name a file that can be written"
         raise ConfigurationError(message) from error
+
+
+def _open_fifo(path: str, deadline: float | None) -> int:
+    while True:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                message = f"events {path!r}: {error.strerror}; name a pipe that can be written"
+                raise ConfigurationError(message) from error
+        if deadline is not None and time.monotonic() >= deadline:
+            raise ConfigurationError(
+                f"events {path!r}: a named pipe that nobody reads, and --timeout is over; start its "
+                "reader first"
+            )
+        time.sleep(_FIFO_SECONDS)

@@ -13,6 +13,7 @@ __all__ = [
     "ConfigurationError",
     "KmemHarnessError",
     "ShimError",
+    "UnkillableTaskError",
     "UnsupportedHostError",
     "kernel_error",
 ]
@@ -42,6 +43,10 @@ class ShimError(KmemHarnessError):
         super().__init__(message)
         self.step = step
         self.errno = errno
+
+
+class UnkillableTaskError(KmemHarnessError):
+    """A box was ended, and a task of it is still there: the kernel does not let it die."""
 
 
 class AccountingError(KmemHarnessError):

@@ -13,6 +13,7 @@ from kmem_harness.experiments.model import PLACEHOLDER
 from kmem_harness.experiments.units import check_units
 from kmem_harness.faults.rule import parse_rules
 from kmem_harness.handles import limit_text
+from kmem_harness.services.unitfile.names import completed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,9 +78,9 @@ def _check_box(box: BoxPlan, experiment: Experiment, names: list[str]) -> None:
         raise ConfigurationError(
             f'{where}: nothing to run: give command = [...], image = "..." or unit = [...]'
         )
-    if box.unit:
-        _check_units(where, box)
     known = {*experiment.vary.names, *_GIVEN, *(f"port.{name}" for name in names)}
+    if box.unit:
+        _check_units(where, box, known)
     for limit in (box.kmem_limit, box.memory_limit):
         if limit is not None:
             _check_limit(where, limit, experiment)
@@ -100,18 +101,27 @@ def _check_faults(where: str, box: BoxPlan) -> None:
             _check_fault(where, rule)
 
 
-def _check_units(where: str, box: BoxPlan) -> None:
+def _check_units(where: str, box: BoxPlan, known: set[str]) -> None:
     for name in ("command", "image", "memcg", "env", "cwd", "pids_max", "inject", "aggressor"):
         if getattr(box, name):
             message = f"{where}.{name}: units say that themselves; set it in their files"
             raise ConfigurationError(message)
     if (box.kmem_limit or box.memory_limit) and not any(
-        source.endswith(".service") for source in box.unit
+        completed(os.path.basename(source)).endswith(".service") and not os.path.isdir(source)
+        for source in box.unit
     ):
         raise ConfigurationError(
             f"{where}: a limit is for the services named in unit; set those of a folder's with "
-            'properties = {"web.service" = {X-KmemMax = "8M"}}'
+            'properties = ["web.service:X-KmemMax=8M"]'
         )
+    for unit, row in box.properties.items():
+        for key, value in row.items():
+            for name in PLACEHOLDER.findall(value):
+                if name not in known:
+                    raise ConfigurationError(
+                        f"{where}.properties: {unit}:{key}={value}: {name!r} is not varied; known "
+                        f"are {', '.join(sorted(known))}"
+                    )
     try:
         check_units(box)
     except ConfigurationError as error:

@@ -117,7 +117,13 @@ def _show(results: Mapping[str, Any]) -> None:
     if results["findings"]["matrix"]:
         console.print(_matrix_table(results["findings"]["matrix"]))
     elif results["findings"]["curves"]:
-        console.print(_curve_table(results["findings"]["curves"]))
+        curves = results["findings"]["curves"]
+        console.print(_curve_table(curves))
+        if any(curve["lowest_passes"] for curve in curves):
+            console.print(
+                f"the lowest {curves[0]['along']} tried passes already: a smaller one may, too; give a "
+                "lower first end to find out"
+            )
     for one in failed[:3] if not results["findings"]["curves"] else []:
         console.print(f"{one['params'] or one['pair'] or 'the run'}: {'; '.join(one['reasons'])}")
 
@@ -132,12 +138,17 @@ def _curve_table(curves: list[dict[str, Any]]) -> Table:
         name = ", ".join(f"{key}={value}" for key, value in curve["params"].items())
         table.add_row(
             name or curve["along"],
-            "none" if knee is None else format_size(int(knee)),
+            "none" if knee is None else _knee(int(knee), curve),
             "" if knee is None else f"{int(knee)}",
             str(len(curve["points"])),
             str(sum(point["runs"] for point in curve["points"])),
         )
     return table
+
+
+def _knee(knee: int, curve: Mapping[str, Any]) -> str:
+    size = format_size(knee)
+    return f"at most {size}" if curve["lowest_passes"] else size
 
 
 def _matrix_table(matrix: Mapping[str, Any]) -> Table:

@@ -79,11 +79,12 @@ def run(
         os.makedirs(folder, exist_ok=True)
         with Store(os.path.join(folder, RESULTS), experiment) as store:
             plan = Plan(experiment)
+            store.forget_provisional()
             loop = _Loop(plan, store, watcher or _Quiet())
             loop.carry_out(loop.from_store(plan.first()), workers)
             results = results_of(store)
     write_results(folder, results)
-    _complain_of_oracle(plan, results)
+    _complain_of_oracle(plan, results, folder)
     return results
 
 
@@ -191,14 +192,15 @@ class _Loop:
         self._watcher.progress(done, done + self._plan.still_expected, failed)
 
 
-def _complain_of_oracle(plan: Plan, results: Mapping[str, Any]) -> None:
+def _complain_of_oracle(plan: Plan, results: Mapping[str, Any], folder: str) -> None:
     """Say so where a bisection found nothing because nothing can pass."""
     if not plan.series or not all(series.hopeless for series in plan.series):
         return
     bisection = plan.experiment.vary.bisection
     first = next(one for one in results["runs"] if not one["passed"])
+    again = "; the next start makes this one again" if first["provisional"] else ""
     raise OracleNeverPassesError(
         f"no value of {bisection.name if bisection else '?'} passes, not even the largest, "
         f"{first['params']}: {'; '.join(first['reasons'])}; mend the command or the oracle, or "
-        "give a larger end"
+        f"give a larger end. The runs are in {folder}{again}"
     )

@@ -21,6 +21,7 @@ from kmem_harness.experiments.model import (
     Request,
 )
 from kmem_harness.experiments.parameters import read_vary
+from kmem_harness.services.unitfile.names import completed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +52,7 @@ def parse(table: Mapping[str, Any], folder: str = ".") -> Experiment:
 
     Raises: ConfigurationError.
     """
-    top = Fields("experiment", dict(table))
+    top = Fields("", dict(table))
     name = top.text("name")
     if not name or not NAME.fullmatch(name):
         raise top.fail("name", "a name of letters, digits, '.', '_' and '-' is needed")
@@ -96,7 +97,7 @@ def _box(name: str, row: Fields, folder: str) -> BoxPlan:
         command=row.words("command") or (),
         image=row.text("image"),
         unit=tuple(_found(source, folder) for source in row.words("unit") or ()),
-        properties={unit: _texts(table) for unit, table in row.named_tables("properties").items()},
+        properties=_properties(row),
         runtime=row.text("runtime"),
         kmem_limit=row.size("kmem_limit"),
         memory_limit=row.size("memory_limit"),
@@ -119,6 +120,27 @@ def _found(source: str, folder: str) -> str:
     """Look for a unit file or a folder beside the experiment's file."""
     path = os.path.join(folder, source)
     return os.path.abspath(path) if os.path.exists(path) else source
+
+
+def _properties(row: Fields) -> dict[str, dict[str, str]]:
+    """Read what is set on top of unit files: a table by unit, or a list as ``-p`` takes it."""
+    given = row.raw("properties", {})
+    if isinstance(given, dict):
+        return {
+            completed(unit): _texts(table) for unit, table in row.named_tables("properties").items()
+        }
+    found: dict[str, dict[str, str]] = {}
+    for text in row.words("properties") or ():
+        unit, colon, assignment = text.partition(":")
+        key, equals, value = assignment.partition("=")
+        if not (colon and equals and unit and key):
+            raise row.fail(
+                "properties",
+                'UNIT:KEY=VALUE is needed, such as ["web.service:X-KmemMax={limit}"], or a table '
+                'such as {"web.service" = {X-KmemMax = "8M"}}',
+            )
+        found.setdefault(completed(unit), {})[key] = value
+    return found
 
 
 def _texts(table: Fields) -> dict[str, str]:

@@ -19,7 +19,8 @@ class Fields:
     def __init__(self, where: str, table: Any) -> None:
         """Read *table*, found at *where*. Raises: ConfigurationError if it is none."""
         if not isinstance(table, dict):
-            raise ConfigurationError(f"{where}: {table!r} is no table; write [{where}] and keys")
+            message = f"{where or 'the file'}: {table!r} is no table; write [{where}] and keys"
+            raise ConfigurationError(message)
         self.where = where
         self._table: Mapping[str, Any] = table
         self._taken: set[str] = set()
@@ -30,7 +31,11 @@ class Fields:
 
     def fail(self, key: str, rule: str) -> ConfigurationError:
         """Make the error for the value of *key*."""
-        return ConfigurationError(f"{self.where}.{key}: {self._table.get(key)!r}: {rule}")
+        return ConfigurationError(f"{self.at(key)}: {self._table.get(key)!r}: {rule}")
+
+    def at(self, key: str) -> str:
+        """Name the place of *key* in the file."""
+        return f"{self.where}.{key}" if self.where else key
 
     def text(self, key: str, default: str | None = None) -> str | None:
         """Take a text."""
@@ -91,7 +96,7 @@ class Fields:
 
     def table(self, key: str) -> Fields:
         """Take a table below this one, empty if it is not there."""
-        return Fields(f"{self.where}.{key}", self._take(key, {}))
+        return Fields(self.at(key), self._take(key, {}))
 
     def tables(self, key: str) -> list[Fields]:
         """Take a list of tables; a single one may stand for itself."""
@@ -99,7 +104,7 @@ class Fields:
         rows = [value] if isinstance(value, dict) else value
         if not isinstance(rows, list):
             raise self.fail(key, "a list of tables is needed")
-        return [Fields(f"{self.where}.{key}[{number}]", row) for number, row in enumerate(rows)]
+        return [Fields(f"{self.at(key)}[{number}]", row) for number, row in enumerate(rows)]
 
     def named_tables(self, key: str) -> dict[str, Fields]:
         """Take a table of tables, by name."""
@@ -118,7 +123,7 @@ class Fields:
             known = sorted(self._taken)
             close = get_close_matches(left[0], known, 1)
             meant = f"did you mean {close[0]!r}? " if close else ""
-            message = f"{self.where}.{left[0]}: unknown key; {meant}known are {', '.join(known)}"
+            message = f"{self.at(left[0])}: unknown key; {meant}known are {', '.join(known)}"
             raise ConfigurationError(message)
 
     def _take(self, key: str, default: Any) -> Any:

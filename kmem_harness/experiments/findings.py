@@ -21,7 +21,7 @@ def findings_of(shape: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> 
     """Give the findings.
 
     Shape: ``{"curves": [...], "matrix": None or {...}}``. A curve is of one combination of the
-    other parameters: ``{"params", "along", "points", "knee"}``; a point is ``{"value", "runs",
+    other parameters: ``{"params", "along", "points", "knee", "lowest_passes"}``; a point is ``{"value", "runs",
     "passed", "pass_rate", "refused", "max_usage", "p99"}``, where ``refused`` is the mean of all
     boxes' refusals, ``max_usage`` the highest, and ``p99`` the median over runs of the slowest
     box's, or ``None``. The knee is the smallest value from which on all pass. Units: bytes, seconds.
@@ -79,7 +79,14 @@ def _curve(
         if point["pass_rate"] < pass_rate or not point["passed"]:
             break
         knee = point["value"]
-    return {"params": params, "along": along, "points": points, "knee": knee}
+    return {
+        "params": params,
+        "along": along,
+        "points": points,
+        "knee": knee,
+        # Then it is no knee: a smaller value may pass as well.
+        "lowest_passes": knee is not None and knee == points[0]["value"],
+    }
 
 
 def _point(value: float, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -59,6 +59,9 @@ def run_once(job: Mapping[str, Any]) -> dict[str, Any]:
             "pair": job["pair"],
             "passed": not reasons,
             "reasons": reasons,
+            # Nothing was refused, and somebody waited in vain: the machine was busy, perhaps.
+            "provisional": one.probes_failed
+            and not any(report["refusals"]["total"] for report in reports.values()),
             "said": {name: text for name, text in said.items() if text},
             "started": round(started, 3),
             "seconds": round(time.monotonic() - began, 3),
@@ -85,6 +88,8 @@ class _Run:
         #: Boxes that ended by themselves, and those of them that should have stayed.
         self._ended: set[str] = set()
         self._early: set[str] = set()
+        #: Whether somebody waited in vain: for an answer, or for an end.
+        self.probes_failed = False
 
     def go(self) -> list[str]:
         """Take the run from its start to its end; give what went wrong on the way."""
@@ -133,7 +138,9 @@ class _Run:
             if plan.ready is not None:
                 wrong = self._wait_for(plan.ready, box)
                 if wrong:
-                    return [f"{plan.name} was not ready within {plan.ready.within:g} s: {wrong}"]
+                    self.probes_failed = True
+                    where = f"{plan.ready.within:g} s (box.{plan.name}.ready.within)"
+                    return [f"{plan.name} was not ready within {where}: {wrong}"]
         return []
 
     def _start_box(self, plan: BoxPlan) -> Box:
@@ -181,6 +188,7 @@ class _Run:
             try:
                 self.boxes[plan.name].wait(max(self._deadline - time.monotonic(), 0.001))
             except TimeoutError:
+                self.probes_failed = True
                 return [f"{plan.name} had not ended after {self._run.timeout:g} s"]
             self._ended.add(plan.name)
         reasons = []
@@ -188,7 +196,11 @@ class _Run:
             if plan.health is not None:
                 wrong = self._wait_for(plan.health, self.boxes[plan.name])
                 if wrong:
-                    reasons.append(f"{plan.name} is not healthy: {wrong}")
+                    self.probes_failed = True
+                    reasons.append(
+                        f"{plan.name} is not healthy within {plan.health.within:g} s "
+                        f"(box.{plan.name}.health.within): {wrong}"
+                    )
             if plan.background and plan.name not in aggressors and not _runs(self.boxes[plan.name]):
                 self._early.add(plan.name)
         return reasons

@@ -32,15 +32,6 @@ class Bisection:
     high: int
     resolution: int
 
-    @property
-    def last_place(self) -> int:
-        """The place of *high* in low, low + resolution, ..., high."""
-        return -(-(self.high - self.low) // self.resolution)
-
-    def at(self, place: int) -> int:
-        """Give the value at *place*."""
-        return min(self.low + place * self.resolution, self.high)
-
 
 @dataclass(frozen=True)
 class Vary:

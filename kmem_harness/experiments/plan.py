@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kmem_harness.limits.search import Search
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -46,47 +48,13 @@ class Job:
         }
 
 
-class Series:
+class Series(Search):
     """The bisection of one combination of the other parameters."""
 
     def __init__(self, params: dict[str, Value], bisection: Bisection) -> None:
         """Start with the highest value: if that fails, none passes."""
+        super().__init__(bisection.low, bisection.high, bisection.resolution)
         self.params = params
-        self._bisection = bisection
-        # Values are low, low + resolution, ..., high; these two are places among them.
-        self._too_small = -1
-        self._enough = bisection.last_place
-        #: The smallest value that passed so far.
-        self.smallest: int | None = None
-        self.hopeless = False
-        self.value: int | None = bisection.high
-
-    @property
-    def steps_left(self) -> int:
-        """How many more values will be tried at most, the one at hand among them."""
-        if self.value is None:
-            return 0
-        first = self.smallest is None
-        return first + (self._enough - self._too_small - 1).bit_length()
-
-    def learn(self, *, passed: bool) -> None:
-        """Take in how the value at hand did, and choose the next; ``None`` when it is found."""
-        if self.value is None:
-            return
-        at_hand = self._middle if self.smallest is not None else self._enough
-        if passed:
-            self.smallest, self._enough = self.value, at_hand
-        elif self.smallest is None:
-            self.hopeless, self.value = True, None
-            return
-        else:
-            self._too_small = at_hand
-        settled = self._enough - self._too_small == 1
-        self.value = None if settled else self._bisection.at(self._middle)
-
-    @property
-    def _middle(self) -> int:
-        return (self._too_small + self._enough) // 2
 
 
 class Plan:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.core.limit_text import PAGE
 from kmem_harness.core.sizes import format_size
+from kmem_harness.limits.search import Search
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,26 +75,21 @@ def smallest_limit(
         tell(f"{format_size(limit):>8}: {outcome.ended}")
         return outcome
 
-    low, high = _pages(low) * PAGE, _pages(high) * PAGE
-    at_high = tried(high)
-    if not at_high.passed:
-        refused = f"; refused: {at_high.refused[0]}" if at_high.refused else ""
+    search = Search(_pages(low) * PAGE, _pages(high) * PAGE, PAGE, low_second=True)
+    passed = failed = _Tried(passed=False, ended="", refused=())
+    while search.value is not None:
+        outcome = tried(search.value)
+        search.learn(passed=outcome.passed)
+        passed, failed = (outcome, failed) if outcome.passed else (passed, outcome)
+    if search.smallest is None:
+        refused = f"; refused: {failed.refused[0]}" if failed.refused else ""
         raise ConfigurationError(
-            f"under {format_size(high)} it does not pass: {at_high.ended}{refused}; "
+            f"under {format_size(search.high)} it does not pass: {failed.ended}{refused}; "
             "give a higher HIGH, or --exits with what is fine"
         )
-    failed = tried(low)
-    if failed.passed:
-        return Smallest(low, failed.ended, runs, None, "", ())
-    fails, passes, passed = low, high, at_high
-    while passes - fails > PAGE:
-        middle = _pages((fails + passes) // 2) * PAGE
-        outcome = tried(middle)
-        if outcome.passed:
-            passes, passed = middle, outcome
-        else:
-            fails, failed = middle, outcome
-    return Smallest(passes, passed.ended, runs, fails, failed.ended, failed.refused)
+    return Smallest(
+        search.smallest, passed.ended, runs, search.largest_failed, failed.ended, failed.refused
+    )
 
 
 def _pages(nbytes: int) -> int:

@@ -113,6 +113,16 @@ class Store:
         ) as cursor:
             return cursor.rowcount == 1
 
+    def forget_provisional(self) -> int:
+        """Let go of runs that failed for want of an answer, without a refusal; give how many.
+
+        They are made again: it may have been the machine that was busy, and no limit.
+        """
+        found = [key for key, one in self.outcomes().items() if one.get("provisional")]
+        for key in found:
+            self._database.execute("DELETE FROM runs WHERE key=?", (key,))
+        return len(found)
+
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """Say of a file that cannot be read that it is none of ours. Raises: ConfigurationError."""

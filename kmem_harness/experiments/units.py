@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kmem_harness.services.door.journal import Journal
 from kmem_harness.services.door.run import load_plan
 from kmem_harness.services.engine.manager import Manager
+from kmem_harness.services.unitfile.names import completed
 from kmem_harness.services.unitfile.specifiers import Directories
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ def properties_of(plan: BoxPlan) -> list[tuple[str, str, str]]:
         (unit, key, value) for unit, row in plan.properties.items() for key, value in row.items()
     ]
     services = [
-        name for source in plan.unit if (name := os.path.basename(source)).endswith(".service")
+        name
+        for source in plan.unit
+        if (name := completed(os.path.basename(source))).endswith(".service")
+        and not os.path.isdir(source)
     ]
     for key, limit in ((_KMEM_MAX, plan.kmem_limit), (_MEMORY_MAX, plan.memory_limit)):
         if limit is not None:

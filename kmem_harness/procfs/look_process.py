@@ -17,6 +17,7 @@ __all__ = [
     "COUNT_INODES",
     "FORGET",
     "LONGEST_TEXT",
+    "MADE_ON",
     "MOST_BOXES",
     "PROGRAM",
     "READ_MEMORY",
@@ -34,7 +35,9 @@ PROGRAM = os.path.join(os.path.dirname(__file__), os.pardir, "interposer", "bin"
 READ_MEMORY, WATCH_REMOVAL, WATCH_MAKING, SETTLE, FORGET, COUNT_INODES = range(1, 7)
 MOST_BOXES = 4096
 _REQUEST = struct.Struct("=IIIiQIiQ")
-_ANSWER = struct.Struct("=Ii4Q")
+#: What follows the answer to SETTLE: names made, by device.
+MADE_ON = struct.Struct("=III")
+_ANSWER = struct.Struct("=Ii5Q")
 LONGEST_TEXT = 4096  # PATH_MAX
 
 

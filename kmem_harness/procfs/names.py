@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import NamedTuple
+from collections import Counter
 
 from kmem_harness.procfs.look_process import WATCH_MAKING, WATCH_REMOVAL, LookProcess, Request
 
@@ -47,12 +47,22 @@ _SIGN = 1 << 31
 _WORD = (1 << 64) - 1
 
 
-class Seen(NamedTuple):
-    """What calls did: names ``made`` and inodes ``gone``, each proven; ``unsure``: perhaps gone."""
+class Seen:
+    """What calls did: names ``made`` and inodes ``gone``, each proven; ``unsure``: perhaps gone.
 
-    made: int
-    gone: int
-    unsure: int
+    ``made_on``: how many were made by device, as mountinfo names it. ``blind``: names that may have
+    been made by threads which may not be looked at; ``lost``: made, but not among ``made``, for their
+    file system is gone.
+    """
+
+    def __init__(self, made: int = 0, gone: int = 0, unsure: int = 0) -> None:
+        """Nothing else yet."""
+        self.made = made
+        self.made_on: Counter[str] = Counter()
+        self.gone = gone
+        self.unsure = unsure
+        self.blind = 0
+        self.lost = 0
 
 
 def now() -> int:

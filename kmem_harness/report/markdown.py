@@ -45,6 +45,8 @@ def _curves(results: Mapping[str, Any]) -> list[str]:
         knee, along = curve["knee"], curve["along"]
         name = name_of(results, curve["params"]) or along
         found = "none" if knee is None else f"{show_value(results, along, knee)} ({knee:g})"
+        if curve.get("lowest_passes"):
+            found = f"{found}, the lowest tried: a smaller one may pass, too"
         runs = sum(point["runs"] for point in curve["points"])
         rows.append([_plain(name), found, str(runs)])
     along = results["findings"]["curves"][0]["along"]

@@ -102,12 +102,13 @@ def _table_of_curves(results: Mapping[str, Any]) -> Table:
         knee, along = curve["knee"], curve["along"]
         at = next((point for point in curve["points"] if point["value"] == knee), None)
         below = [point for point in curve["points"] if knee is None or point["value"] < knee]
+        nothing_below = "not tried: a smaller one may pass, too" if knee is not None else ""
         rows.append(
             [
                 Cell(name_of(results, curve["params"]) or along, mono=True),
                 Cell("none" if knee is None else show_value(results, along, knee), number=True),
                 Cell("" if knee is None else f"{knee:g}", number=True),
-                Cell(_below(results, along, below[-1]) if below else "", number=True),
+                Cell(_below(results, along, below[-1]) if below else nothing_below, number=True),
                 Cell(format_size(at["max_usage"]) if at else "", number=True),
                 Cell(str(sum(point["runs"] for point in curve["points"])), number=True),
             ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import NamedTuple
 
 from kmem_harness.core.errors import UnsupportedHostError
@@ -22,10 +23,17 @@ class Backstop(NamedTuple):
             return [f"cgroup={self.cgroup}"]
         return [f"nproc={self.nproc}"]
 
+    def refused(self) -> int | None:
+        """Say how many forks it has refused; ``None`` where that is not known."""
+        if self.cgroup is None or not os.path.isdir(self.cgroup):
+            return None
+        return sum(_refused_by(directory) for directory, _, _ in os.walk(self.cgroup))
+
     def remove(self) -> None:
-        """Remove the cgroup, if the guard could not."""
+        """Remove the cgroup with those below it, if the guard could not. Raises: OSError."""
         if self.cgroup is not None and os.path.isdir(self.cgroup):
-            os.rmdir(self.cgroup)
+            for directory, _, _ in os.walk(self.cgroup, topdown=False):
+                os.rmdir(directory)
 
 
 def make_backstop(name: str, pids_max: int, isolation: str) -> Backstop:
@@ -36,8 +44,9 @@ def make_backstop(name: str, pids_max: int, isolation: str) -> Backstop:
     """
     parent = _pids_hierarchy()
     if parent is not None:
+        # The box lies one below its limit: what its root sees as its own does not hold that.
         cgroup = os.path.join(parent, f"kmem-harness-{name}")
-        os.mkdir(cgroup)
+        os.makedirs(os.path.join(cgroup, "box"))
         with open(os.path.join(cgroup, "pids.max"), "w", encoding="ascii") as limit:
             limit.write(str(pids_max))
         return Backstop(cgroup=cgroup)
@@ -51,6 +60,13 @@ def make_backstop(name: str, pids_max: int, isolation: str) -> Backstop:
     # A user namespace counts its own tasks; elsewhere the user's other tasks count, too.
     others = 0 if isolation == "user" else _tasks_of(os.geteuid())
     return Backstop(nproc=others + pids_max)
+
+
+def _refused_by(cgroup: str) -> int:
+    """Read one cgroup's own count: the kernel counts where the fork was, not where the limit is."""
+    with suppress(OSError), open(f"{cgroup}/pids.events", encoding="ascii") as events:
+        return sum(int(line.split()[1]) for line in events if line.startswith("max "))
+    return 0
 
 
 def _pids_hierarchy() -> str | None:

@@ -39,7 +39,7 @@ from kmem_harness.runtimes.watcher import Watcher
 from kmem_harness.runtimes.wiring import Wiring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from kmem_harness.box import Box
     from kmem_harness.harness import Harness
@@ -165,9 +165,15 @@ class DockerRuntime:
             self._pending.pop(box.name, None)
 
     def create(
-        self, config: dict[str, Any], original: Callable[[dict[str, Any]], Any]
+        self,
+        config: dict[str, Any],
+        original: Callable[[dict[str, Any]], Any],
+        account: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Carry out a create request that asks for kernel memory, through docker-py's *original*."""
+        """Carry out a create request that asks for kernel memory, through its client's *original*.
+
+        *account* says what :meth:`Harness.open_account` is to be asked for, beside what *config* says.
+        """
         config = copy.deepcopy(dict(config))
         labels = dict(config.get("Labels") or {})
         pending = self._pending.get(labels.pop(BOX, ""))
@@ -177,7 +183,8 @@ class DockerRuntime:
         command = wrapping.command_of(config, image)
         if pending is None:
             spec = BoxSpec(self._harness.new_name(), tuple(command), image=config["Image"])
-            box = self._harness.open_account(spec, self, kmem_limit=limit)
+            terms = {"kmem_limit": limit, **(account or {})}
+            box = self._harness.open_account(spec, self, **terms)
         else:
             box = pending
         made = ContainerSpec(

@@ -28,7 +28,7 @@ from kmem_harness.runtimes.default_profiles import default_profile, version_numb
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["LISTENERS", "NativeListener", "check_listener"]
+__all__ = ["LISTENERS", "NativeListener", "check_listener", "read_profile"]
 
 LISTENERS = ("auto", "shim", "native")
 
@@ -63,7 +63,8 @@ class NativeListener:
         rows = {row["Name"]: row["Version"] for row in version.get("Components") or []}
         self._is_podman = "Podman Engine" in rows
         self._version = str(version.get("Version"))
-        self._possible = self._is_podman or version_number(self._version) >= _DOCKER
+        #: Whether it passes listenerPath on.
+        self.possible = self._is_podman or version_number(self._version) >= _DOCKER
         #: Flags for the filter: which of ours its runtime takes.
         self.flags: list[str] = []
         for name, text in rows.items():
@@ -82,9 +83,9 @@ class NativeListener:
         "auto" takes that where it has no drawback. Raises: UnsupportedHostError if it was asked for
         and the engine cannot.
         """
-        if asked == "native" and not self._possible:
+        if asked == "native" and not self.possible:
             raise UnsupportedHostError(
-                f"{self._name()} drops the listenerPath of a seccomp profile: its runtime cannot "
+                f"{self.name} drops the listenerPath of a seccomp profile: its runtime cannot "
                 "hand over a listener",
                 missing="an engine that passes listenerPath on",
                 remedy="use Docker 23 or later, or podman; or the shim (--docker-listener shim)",
@@ -92,7 +93,7 @@ class NativeListener:
         if asked == "auto":
             host = config.get("HostConfig") or {}
             usual = not any(host.get(name) for name in ("Init", "Privileged", "Runtime"))
-            return self._possible and bool(self.flags) and usual and self._has_profile()
+            return self.possible and bool(self.flags) and usual and self._has_profile()
         return asked == "native"
 
     def put_into(
@@ -121,18 +122,18 @@ class NativeListener:
         if given.lstrip().startswith("{"):
             return _parse(given, "security_opt seccomp=")
         if given not in _BUILT_IN:
-            return _read(given)
-        return self._default_profile()
+            return read_profile(given)
+        return self.default()
 
     def _has_profile(self) -> bool:
         """Say whether the engine's default profile is known."""
         try:
-            self._default_profile()
+            self.default()
         except ConfigurationError:
             return False
         return True
 
-    def _default_profile(self) -> dict[str, Any]:
+    def default(self) -> dict[str, Any]:
         """Give what the engine gives a container that asks for nothing: its own, and no other's.
 
         Raises: ConfigurationError where that is not known.
@@ -142,7 +143,7 @@ class NativeListener:
             if path == "unconfined":
                 self._default = ALLOW_ALL
             elif path:
-                self._default = _read(path)
+                self._default = read_profile(path)
             else:
                 engine = "podman" if self._is_podman else "docker"
                 try:
@@ -154,7 +155,9 @@ class NativeListener:
                     ) from error
         return self._default
 
-    def _name(self) -> str:
+    @property
+    def name(self) -> str:
+        """Name the engine and its version."""
         return f"{'podman' if self._is_podman else 'Docker'} {self._version}"
 
     def _configured(self) -> str:
@@ -185,7 +188,8 @@ def _kernel_takes_flags(version: Mapping[str, Any]) -> bool:
     return ctypes.get_errno() == errno.EFAULT
 
 
-def _read(path: str) -> dict[str, Any]:
+def read_profile(path: str) -> dict[str, Any]:
+    """Read a seccomp profile from a file. Raises: ConfigurationError."""
     try:
         with open(path, encoding="utf-8") as file:
             return _parse(file.read(), path)

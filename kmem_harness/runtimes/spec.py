@@ -53,7 +53,9 @@ class ExitStatus(int):
 class BoxSpec(NamedTuple):
     """What to run. ``None`` for a stream means: ours.
 
-    ``pids_max`` is a second, hard bound that the kernel itself enforces, in tasks.
+    ``pids_max`` is a second, hard bound that the kernel itself enforces, in tasks. ``pass_fds``
+    are descriptors that it inherits, and without ``own_session`` it is in our session and process
+    group, as what a shell runs in its place would be: it has our terminal then.
     """
 
     name: str
@@ -66,6 +68,8 @@ class BoxSpec(NamedTuple):
     pids_max: int | None = None
     image: str | None = None
     options: Mapping[str, Any] = MappingProxyType({})
+    pass_fds: tuple[int, ...] = ()
+    own_session: bool = True
 
 
 @dataclass

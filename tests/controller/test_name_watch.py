@@ -329,6 +329,6 @@ def test_file_systems_when_a_file_is_made_then_one_more_inode_is_in_use():
         assert used
         assert all(count >= 0 for count in used.values())
         assert {systems.class_of(device) for device in used} <= {"tmpfs", "disk"}
-        assert systems.are_all_seen_by([os.getpid()])
+        assert systems.see([os.getpid()])
     finally:
         systems.close()

@@ -45,7 +45,9 @@ def test_names_when_the_process_that_sees_them_is_gone_then_nothing_is_concluded
     processes = SimpleNamespace(list=list)
     part = NamePart(sleeper.pid, families, processes, looks, looks.enter(lambda: None))
     part._watch.close()
-    part._watch = SimpleNamespace(settle=lambda: Seen(1, 0, 0), close=lambda: None)
+    part._watch = SimpleNamespace(
+        settle=lambda: Seen(1, 0, 0), give_back=lambda _: None, close=lambda: None
+    )
     memcg.charge(1000)
     books.enter(Charge("mkdir", 1, ((kinds["a"], 1),)))
     sleeper.kill()

@@ -277,9 +277,72 @@ def test_run_when_a_box_is_a_unit_then_its_service_is_limited_and_asked(tmp_path
         assert one["passed"] or "web was refused 1 calls" in one["reasons"][-1]
 
 
+@pytest.mark.parametrize(
+    "properties",
+    [
+        ["web.service:X-KmemMax={limit}", "web.service:Environment=PORT={port}"],
+        ["web:X-KmemMax={limit}", "web:Environment=PORT={port}"],
+        {"web.service": {"X-KmemMax": "{limit}", "Environment": "PORT={port}"}},
+        {"web": {"X-KmemMax": "{limit}", "Environment": "PORT={port}"}},
+    ],
+)
+def test_parse_when_properties_are_given_in_each_way_then_they_mean_the_same(tmp_path, properties):
+    table = units(tmp_path, properties=properties)
+    del table["box"]["web"]["kmem_limit"]
+    box = parse(table, str(tmp_path)).box("web")
+    assert box.properties == {"web.service": {"X-KmemMax": "{limit}", "Environment": "PORT={port}"}}
+
+
+@pytest.mark.parametrize(
+    ("properties", "words"),
+    [
+        (["web.service=1M"], r"box\.web\.properties: .*UNIT:KEY=VALUE is needed, such as"),
+        (["web.service:X-KmemMax={limits}"], "'limits' is not varied; known are"),
+        (["web.service:X-KmemMax=many"], "'many' is not a size"),
+        ("web.service:X-KmemMax=1M", "a list of texts is needed"),
+    ],
+)
+def test_parse_when_a_property_cannot_be_then_the_remedy_is_right(tmp_path, properties, words):
+    with pytest.raises(ConfigurationError, match=words):
+        parse(units(tmp_path, properties=properties), str(tmp_path))
+
+
+def test_run_when_a_probe_waits_in_vain_then_the_message_names_it_and_the_next_run_tries_again(
+    tmp_path,
+):
+    flag = tmp_path / "answers"
+    table = forkers(vary={"limit": {"bisect": ["512k", "1M"], "resolution": "512k"}})
+    table["box"]["forker"] |= {
+        "command": ["sleep", "60"],
+        "background": True,
+        "health": {"command": ["test", "-e", str(flag)], "within": 0.2},
+    }
+    folder = str(tmp_path / "out")
+    with pytest.raises(OracleNeverPassesError) as caught:
+        run(parse(table), folder, jobs=1)
+    said = str(caught.value)
+    for words in ("within 0.2 s (box.forker.health.within)", folder, "makes this one again"):
+        assert words in said
+    flag.write_text("")
+    (curve,) = run(parse(table), folder, jobs=1)["findings"]["curves"]
+    assert curve["knee"] == 512 << 10
+    assert curve["lowest_passes"]
+
+
+def test_probe_when_its_command_takes_long_then_it_has_the_time_it_was_given(tmp_path):
+    table = forkers(vary={"limit": ["1M"]})
+    table["box"]["forker"] |= {
+        "command": ["sleep", "60"],
+        "background": True,
+        "health": {"command": ["sleep", "2.3"], "within": 20},
+    }
+    (one,) = run(parse(table), str(tmp_path), jobs=1)["runs"]
+    assert one["passed"], one["reasons"]
+
+
 def test_parse_when_a_unit_cannot_be_then_names_its_file_before_anything_starts(tmp_path):
     table = units(tmp_path)
-    (tmp_path / "web.service").write_text("[Service]\nExecStart=/bin/true\nKillMode=maybe\n")
+    (tmp_path / "web.service").write_text("[Service]\nExecStart=/bin/true\nX-KmemMax=maybe\n")
     with pytest.raises(ConfigurationError, match=r"box.web.unit: .*web\.service:3.*maybe"):
         parse(table, str(tmp_path))
     with pytest.raises(ConfigurationError, match=r"box.web.cwd: units say that themselves"):

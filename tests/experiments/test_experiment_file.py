@@ -77,12 +77,12 @@ def changed(path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("name", "a/b", r"experiment.name: 'a/b': a name of letters"),
+        ("name", "a/b", r"name: 'a/b': a name of letters"),
         ("kernel", "6.1", r"6\.1"),
-        ("repeats", 0, r"experiment.repeats: 0: a whole number from 1 on"),
-        ("repeat", 3, r"experiment.repeat: unknown key; did you mean 'repeats'\?"),
-        ("timeout", "long", r"experiment.timeout: 'long': a number is needed"),
-        ("pass_rate", 2, r"experiment.pass_rate: 2: a number from 0 to 1"),
+        ("repeats", 0, r"repeats: 0: a whole number from 1 on"),
+        ("repeat", 3, r"repeat: unknown key; did you mean 'repeats'\?"),
+        ("timeout", "long", r"timeout: 'long': a number is needed"),
+        ("pass_rate", 2, r"pass_rate: 2: a number from 0 to 1"),
         ("box", {}, r"no box: write \[box.NAME\]"),
         ("box/forker/command", "sh -c x", r"box.forker.command: 'sh -c x': a list of texts"),
         ("box/forker/command", ..., r"box.forker: nothing to run: give command"),

@@ -15,6 +15,7 @@ from kmem_harness.faults.rule import parse_rule
 from kmem_harness.handles import limit_text
 from kmem_harness.pytest_plugin import reading
 from kmem_harness.services.unitfile import values
+from kmem_harness.services.unitfile.environment import parse_environment_file
 from kmem_harness.services.unitfile.names import escape, parse_name, slice_path, unescape
 from kmem_harness.services.unitfile.readers import Context, commands, conditions, variables
 from kmem_harness.services.unitfile.specifiers import Directories, Specifiers
@@ -22,7 +23,6 @@ from kmem_harness.services.unitfile.syntax import Place
 from kmem_harness.services.unitfile.words import (
     QuotingError,
     expand_arguments,
-    parse_environment_file,
     split_words,
 )
 from tests.fuzz.reader import Reader, of_text

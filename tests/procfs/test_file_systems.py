@@ -15,18 +15,18 @@ from kmem_harness.procfs.file_systems import FileSystems
 def test_processes_when_one_hides_its_namespace_then_may_have_mounts_of_its_own(monkeypatch):
     """A target without namespaces, run as our own user, undumped itself: the controller died."""
     with closing(FileSystems(os.getpid())) as systems:
-        assert systems.are_all_seen_by([os.getpid()])
+        assert systems.see([os.getpid()])
 
         def denied(path):
             raise PermissionError(path)
 
         monkeypatch.setattr(os, "readlink", denied)
-        assert not systems.are_all_seen_by([os.getpid()])
+        assert not systems.see([os.getpid()])
 
 
 def test_processes_when_one_is_gone_then_it_has_no_mounts():
     with closing(FileSystems(os.getpid())) as systems:
-        assert systems.are_all_seen_by([2**22 + 1])
+        assert systems.see([2**22 + 1])
 
 
 _MOUNTER = """
@@ -78,8 +78,8 @@ def test_file_systems_when_one_is_mounted_over_another_then_only_the_upper_is_co
         pytest.skip("only root can mount without further ado")
     program = (
         "import os; from kmem_harness.procfs.file_systems import FileSystems; "
-        f"print(sum(path.endswith({bytes(tmp_path)!r}) for path, _ in "
-        "FileSystems(os.getpid())._systems.values()))"
+        f"print(sum(path.endswith({bytes(tmp_path)!r}) for _, path in "
+        "FileSystems(os.getpid())._own.places.values()))"
     )
     mount = f"mount -t tmpfs none {tmp_path}"
     script = f'{mount} && {mount} && exec "$0" -c "$1"'

@@ -134,6 +134,8 @@ class Box:
         self.over = False
         self.notifications = 0
         self.refusals = 0
+        #: Who refused, and by which counter, beyond the cards that are kept, too.
+        self.refusers: dict[str, dict[str, int]] = {}
         self.cards: list[dict[str, Any]] = []
         #: What the memcg had in use when all of this box was last looked at, and up to what use
         #: a new peak is near enough to that.
@@ -256,7 +258,7 @@ class Box:
 
         *caller* is (pid, tid, comm), or ``None`` where no card is kept.
         """
-        self.refusals += 1
+        self.count_refusal(by.memcg.path if by.memcg else "/", by.name)
         kind = charge.parts[0][0]
         kind.refused += 1
         self.note_usage()
@@ -278,7 +280,7 @@ class Box:
 
     def oom_killed(self, pid: int, nbytes: int, by: ResourceCounter) -> dict[str, Any]:
         """Count a task that is killed because user memory met *by*, and write its card."""
-        self.refusals += 1
+        self.count_refusal(by.memcg.path if by.memcg else "/", by.name)
         self.note_usage()
         card = {
             "pid": pid,
@@ -292,6 +294,40 @@ class Box:
         }
         self.keep(card)
         return card
+
+    def pids_refused(self, most: int, refused: int) -> dict[str, Any]:
+        """Count the forks that the kernel's own bound on tasks refused, and write one card for all.
+
+        The kernel tells how many there were, and nothing of whose they were, or when. Units: tasks.
+        """
+        self.count_refusal("pids.max", "pids", refused)
+        self.kinds["task"].refused += refused
+        self.note_usage()
+        card = {
+            "pid": 0,
+            "tid": 0,
+            "comm": "",
+            "syscall": "clone",
+            "kind": "task",
+            "nbytes": 0,
+            "errno": "EAGAIN",
+            "time": time.time(),
+            "box": self.name,
+            "memcg": self.memcg.path,
+            "refused_by": "pids.max",
+            "counter": "pids",
+            "usage": most,
+            "limit": most,
+            "live": {one.name: one.live for one in self.kinds.values() if one.live},
+        }
+        self.keep(card)
+        return card
+
+    def count_refusal(self, memcg: str, counter: str, nr: int = 1) -> None:
+        """Count refusals by a counter of the memcg at that path, or by a fault rule."""
+        self.refusals += nr
+        counts = self.refusers.setdefault(memcg, {})
+        counts[counter] = counts.get(counter, 0) + nr
 
     def _where(self, by: ResourceCounter) -> dict[str, Any]:
         """Say which counter refused, and how things stood."""
@@ -343,6 +379,7 @@ class Box:
                 "total": self.refusals,
                 "first": self.cards[0] if self.cards else None,
                 "cards": self.cards,
+                "by": self.refusers,
             },
             "notifications": self.notifications,
             "interrupted": self.interrupted,

@@ -147,7 +147,7 @@ class Injection:
         if not listener.deny(notification_id, armed.rule.error):
             return
         name = call.kind(notification[6:]) or call.name
-        box.refusals += 1
+        box.count_refusal(box.memcg.path, "injected")
         kind = box.kinds.get(name)
         if kind is not None:
             kind.refused += 1

@@ -33,12 +33,14 @@ def begin_audit(
     on_refusal: Callable[[Box, dict[str, Any]], None],
     looks: Looks,
     asker: Asker,
+    system_v: SystemVPart,
 ) -> None:
     """See what there is to look at, before the target makes anything.
 
     :param outside: says how many of *processes* were made outside, and so are not charged.
     :param on_refusal: is given the card of each process killed for its user memory.
     :param looks: looks, on behalf of *asker*, at what could keep us waiting.
+    :param system_v: the part for System V identifiers, which takes part where they are charged.
 
     Raises: OSError if the box is gone, or not ours to look at.
     """
@@ -62,7 +64,9 @@ def begin_audit(
     if "dentry" in kinds:
         parts.append(LookupPart())
     if any(name in kinds for name in SystemVPart.kinds):
-        parts.append(SystemVPart())
+        parts.append(system_v)
+    else:
+        system_v.close()
     limits_memory = any(
         counter.name == "memory" and not counter.unlimited for counter in box.counters
     )

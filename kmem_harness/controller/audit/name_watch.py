@@ -5,9 +5,10 @@ Knows whom to ask and what to make of an answer that is late; what is looked at 
 
 from __future__ import annotations
 
+from errno import EPERM
 from typing import TYPE_CHECKING
 
-from kmem_harness.procfs.look_process import FORGET, SETTLE, Request
+from kmem_harness.procfs.look_process import FORGET, MADE_ON, SETTLE, Request
 from kmem_harness.procfs.names import REMOVALS, Seen, is_placed, now, watching
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ class NameWatch:
         self._began = now()
         #: What was seen so far by the process that looks, and what may still go there.
         self._known: tuple[int, ...] = (0, 0, 0, 0)
-        #: What was not told yet of earlier ones: what they were watching may be gone.
-        self._made = self._gone = self._unsure = 0
+        self._seen = Seen()
         looks.when_forgotten.append(self._forgotten)
 
     def watch(
@@ -45,7 +45,7 @@ class NameWatch:
         It may not do it before.
         """
         if self._asker.late or not is_placed(syscall):
-            self._unsure += syscall in REMOVALS
+            self._seen.unsure += syscall in REMOVALS
             return True
         request = watching(tid, syscall, notification, self._began)
 
@@ -69,9 +69,15 @@ class NameWatch:
             if answer is None:
                 return None
             self._take(answer, "")
-        seen = Seen(self._made, self._gone, self._unsure)
-        self._made = self._gone = self._unsure = 0
+            for major, minor, nr in MADE_ON.iter_unpack(answer.text):
+                if nr:
+                    self._seen.made_on[f"{major}:{minor}"] += nr
+        seen, self._seen = self._seen, Seen()
         return seen
+
+    def give_back(self, seen: Seen) -> None:
+        """Tell of it next time: nothing could be made of it. Nothing was seen meanwhile."""
+        self._seen = seen
 
     def close(self) -> None:
         """Let go of all."""
@@ -79,16 +85,20 @@ class NameWatch:
         self._looks.ask(self._asker, Request(FORGET, 0), lambda _: None)
 
     def _take(self, answer: Answer | None, syscall: str) -> None:
+        seen = self._seen
         if answer is None:
-            self._unsure += syscall in REMOVALS
+            seen.unsure += syscall in REMOVALS
             return
-        made, gone, unsure, _ = self._known
+        if answer.error == EPERM:
+            seen.blind += syscall not in REMOVALS
+            seen.unsure += syscall in REMOVALS
+        made, gone, unsure, *_ = self._known
         self._known = answer.figures
-        self._made += answer.figures[0] - made
-        self._gone += answer.figures[1] - gone
-        self._unsure += answer.figures[2] - unsure
+        seen.made += answer.figures[0] - made
+        seen.gone += answer.figures[1] - gone
+        seen.unsure += answer.figures[2] - unsure
 
     def _forgotten(self) -> None:
         """Go on with another process, which knows of nothing."""
-        self._unsure += self._known[3]
+        self._seen.unsure += self._known[3]
         self._known = (0, 0, 0, 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem_harness.controller.audit.name_watch import NameWatch
+from kmem_harness.procfs.devices import devices_in_use
 from kmem_harness.procfs.file_systems import FileSystems
 from kmem_harness.procfs.look_process import COUNT_INODES, Request
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from kmem_harness.procfs.processes import BoxProcesses
 
 __all__ = ["NamePart"]
+
+#: A device for names that may be on a file system that may not be looked at.
+_ELSEWHERE = "elsewhere"
 
 
 class NamePart:
@@ -44,7 +48,6 @@ class NamePart:
         """
         self._looks = looks
         self._asker = asker
-        self._init = init_pid
         self._systems = FileSystems(init_pid, self._figures)
         self._families = families
         self._processes = processes
@@ -56,7 +59,8 @@ class NamePart:
         self._watch = NameWatch(looks, asker)
         #: What had been made, and what was being made, when this was last looked at.
         self._made = self._under_way = 0
-        self._strangers = False
+        #: Whether the mounts of some process could not be looked at.
+        self._hidden = False
 
     def watch(
         self,
@@ -78,23 +82,28 @@ class NamePart:
             found.append(
                 "names are not seen to be made or removed since a look at one of them took too long"
             )
-        if self._strangers:
+        if self._hidden:
             found.append(
-                "names were not seen to be removed while a process had a mount namespace of its own"
+                "names that a process made whose mounts may not be looked at stayed charged while it ran"
             )
         return found
 
     def count(self, books: Books) -> None:
         """See :class:`Part`."""
-        if not self._systems.are_all_seen_by(self._processes.list()):
-            # What they mount for themselves is not among these file systems.
-            self._strangers = True
+        if self._asker.late:
             return
-        used = None if self._asker.late else self._systems.used()
-        seen = self._watch.settle() if used else None
-        if not used or seen is None:
-            return  # nothing is known of them for the moment, or the process that saw them is gone
+        sure = self._systems.see(self._processes.list())
+        found = self._look()
+        if found is None:
+            return
+        used, seen = found
         alive = self._alive
+        self._forget_unmounted(used, seen)
+        if sure:
+            alive.pop(_ELSEWHERE, None)
+        elif seen.blind:
+            self._hidden = True
+            alive[_ELSEWHERE] = alive.get(_ELSEWHERE, 0) + seen.blind
         least, most, may_go = self._bounds(books, seen)
         for device, now in used.items():
             # One that was mounted since begins with what was made on it.
@@ -117,15 +126,42 @@ class NamePart:
             placed[where] = placed.get(where, 0) + nr
         self._enter(books, placed)
 
+    def _look(self) -> tuple[dict[str, int], Seen] | None:
+        """Give the inodes in use and what was seen of names, if they are to be had at once."""
+        seen = self._watch.settle()  # first: what is made meanwhile is not among these
+        if seen is None:
+            return None
+        used = self._systems.used()
+        if not used:
+            # That takes long, or the process through which they are seen is gone: it says nothing.
+            self._watch.give_back(seen)
+            return None
+        return used, seen
+
     def _bounds(self, books: Books, seen: Seen) -> tuple[int, int, int]:
         """Say how many can be alive at least and at most, and how many may have gone since."""
         made = sum(kind.charged for kind in self._kinds)
         before = sum(self._alive.values())
-        most = before + made - self._made + self._under_way
+        most = before + made - self._made + self._under_way - seen.lost
         self._made = made
         self._under_way = sum(books.open(kind) for kind in self._kinds)
         may_go = seen.gone + seen.unsure
         return before + seen.made - may_go, max(most - seen.gone, 0), may_go
+
+    def _forget_unmounted(self, used: dict[str, int], seen: Seen) -> None:
+        """Leave out what was on file systems that are gone, or that nobody has any more."""
+        missing = (self._alive.keys() | seen.made_on.keys()) - used.keys() - {_ELSEWHERE}
+        in_use = devices_in_use(self._processes.list()) if missing else None
+        gone = self._systems.replaced | (set() if in_use is None else missing - in_use)
+        for device in gone:
+            self._alive.pop(device, None)
+            self._used.pop(device, None)
+        for device, nr in seen.made_on.items():
+            # Before it, another may have had the same number.
+            most = used.get(device, 0 if device in gone else nr)
+            lost = max(nr - most, 0)
+            seen.made -= lost
+            seen.lost += lost
 
     def _cut(self, over: int) -> None:
         """Leave out *over* inodes that others made: on disks first, which others use most."""
@@ -172,9 +208,9 @@ class NamePart:
         """See :class:`Part`."""
         return books.nbytes_of(self.kinds)
 
-    def _figures(self, paths: Sequence[bytes]) -> list[tuple[int, ...] | None] | None:
+    def _figures(self, places: Sequence[tuple[int, bytes]]) -> list[tuple[int, ...] | None] | None:
         """See :class:`FileSystems`."""
-        requests = [Request(COUNT_INODES, self._init, path=path) for path in paths]
+        requests = [Request(COUNT_INODES, pid, path=path) for pid, path in places]
         answers = self._looks.look_all(self._asker, requests)
         if answers is None:
             return None

@@ -252,6 +252,7 @@ class Server:
             self._boxes.expect(
                 request["box"],
                 int(request["pid"]),
+                fds,
                 lambda failure: respond(
                     {"error": protocol.describe_error(failure)} if failure else {"ok": True}
                 ),
@@ -262,6 +263,7 @@ class Server:
                 request["box"],
                 lambda final: respond({"ok": True, **final}),
                 keep=bool(request.get("keep")),
+                pids=request.get("pids"),
             )
             return None
         if operation == "watch":

@@ -21,6 +21,7 @@ from kmem_harness.controller.admission.restarts import Restarts, numbers_that_st
 from kmem_harness.controller.audit.begin import begin_audit
 from kmem_harness.controller.audit.looks import Looks
 from kmem_harness.controller.audit.rounds import Rounds
+from kmem_harness.controller.audit.system_v import SystemVPart
 from kmem_harness.controller.guard import Guard
 from kmem_harness.controller.lifecycle.container import Running
 from kmem_harness.controller.lifecycle.last_words import Legacy, carry_out
@@ -48,7 +49,7 @@ from kmem_harness.procfs.processes import BoxProcesses
 from kmem_harness.procfs.readable import is_readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kmem_harness.controller.admission.leases import Leases
     from kmem_harness.core.counter import ResourceCounter
@@ -185,7 +186,7 @@ class Boxes:
                 lambda taken: self._taken(running, taken),
                 running.may_join if lasting else None,
             )
-            _write_events(box, fds, record=bool(request.get("record")))
+        _write_events(box, fds, record=bool(request.get("record")))
         self._running[name] = running
         return path
 
@@ -223,11 +224,18 @@ class Boxes:
                 "end other boxes, or raise the hard limit (ulimit -Hn)"
             )
 
-    def expect(self, name: str, pid: int, answer: Callable[[ShimError | None], None]) -> None:
+    def expect(
+        self,
+        name: str,
+        pid: int,
+        system_v: Sequence[int],
+        answer: Callable[[ShimError | None], None],
+    ) -> None:
         """Learn the pid of a box's init: only its child may hand over the listener.
 
         *answer* is called once it has, or with what kept it from that; without a filter at once.
-        A container's init is announced at each start.
+        A container's init is announced at each start. *system_v* tell how many System V objects
+        there are in the box; who called keeps them.
         Raises: ConfigurationError if it is said twice, OSError if that process is gone.
         """
         running = self._running[name]
@@ -250,6 +258,7 @@ class Boxes:
             self._end_of_run(running)
         running.init_pidfd = os.pidfd_open(pid)
         running.box.init_pid = pid
+        running.system_v = tuple(map(os.dup, system_v)) if running.bounded else ()
         if running.handshake is None:
             answer(None)
             return
@@ -323,7 +332,9 @@ class Boxes:
             self._on_refusal,
             self._looks,
             box.asker,
+            SystemVPart(running.system_v),
         )
+        running.system_v = ()
         self._rounds.follow_faults(box)
 
     def _init_died(self, running: Running) -> None:
@@ -476,13 +487,22 @@ class Boxes:
         return running.describe()
 
     def finish(
-        self, name: str, answer: Callable[[dict[str, Any]], None], *, keep: bool = False
+        self,
+        name: str,
+        answer: Callable[[dict[str, Any]], None],
+        *,
+        keep: bool = False,
+        pids: dict[str, Any] | None = None,
     ) -> None:
         """Close a box's account once its last task is gone, and *answer* with the final figures.
 
-        With *keep* it stays open: a container may be started again.
+        With *keep* it stays open: a container may be started again. *pids* says how many forks the
+        kernel's own bound refused, where it did.
         """
         running = self._running[name]
+        if pids is not None:
+            card = running.box.pids_refused(int(pids["max"]), int(pids["refused"]))
+            self._on_refusal(running.box, card)
         close = Running.describe if keep else self._close
         if not running.box.listeners:
             answer(close(running))
@@ -544,6 +564,9 @@ class Boxes:
                 running.handshake = None  # it tells us, and we know it
         with running.guard:
             box.release()
+        for fd in running.system_v:
+            os.close(fd)
+        running.system_v = ()
         self._running.pop(box.name, None)
         return described
 

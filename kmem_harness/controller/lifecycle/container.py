@@ -57,6 +57,8 @@ class Running:
         self.outsiders: set[str] = set()
         #: pidfds of those that joined.
         self.joined: set[int] = set()
+        #: What tells how many System V objects there are in it; of a local box, before its audit.
+        self.system_v: tuple[int, ...] = ()
         self.legacy: Legacy | None = None
         #: Called when the last task has gone, or *patience* is over.
         self.when_over: Callable[[], None] | None = None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kmem_harness.controller.guard import Guard
     from kmem_harness.controller.loop import Loop
 
-__all__ = ["RuntimeHandshake"]
+__all__ = ["RuntimeDoor", "RuntimeHandshake"]
 
 _CREDENTIALS = struct.Struct("=iII")
 _MAX_STATE = 1 << 20
@@ -42,23 +42,22 @@ class _Peer:
         self.fds: list[int] = []
 
 
-class RuntimeHandshake:
-    """Wait for the listeners of one container, for as long as it has an account."""
+class RuntimeDoor:
+    """Wait for listeners that runtimes hand over, each with the state of its container."""
 
     def __init__(
-        self, loop: Guard | Loop, path: str, flags: int, done: Callable[[Taken], bool]
+        self,
+        loop: Guard | Loop,
+        listening: socket.socket,
+        heard: Callable[[dict[str, Any], int], bool],
     ) -> None:
-        """Listen at *path*; call *done* with each listener, installed with *flags*."""
+        """Accept at *listening*; *heard* takes over each listener, and says whether it was wanted."""
         self._loop = loop
-        self._path = path
-        #: For engines that want the profile as a file, which its owner may write there.
-        self.profile = f"{path}.json"
-        self._flags = flags
-        self._done = done
+        self._heard = heard
         self._peers: dict[socket.socket, _Peer] = {}
         self._waiting: list[Callable[[], None]] = []
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._socket.bind(path)
+        self._socket = listening
+        self._socket.setblocking(False)
         self._socket.listen()
         self.rejected = 0
         loop.watch(self._socket.fileno(), self._accept)
@@ -72,15 +71,12 @@ class RuntimeHandshake:
         self._settle()
 
     def close(self) -> None:
-        """Stop listening, and remove the socket and the profile."""
+        """Stop listening."""
         for peer in list(self._peers):
             self._drop(peer)
         if self._socket.fileno() >= 0:
             self._loop.forget(self._socket.fileno())
             self._socket.close()
-            for path in (self._path, self.profile):
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
 
     def _accept(self, _: int) -> None:
         with suppress(OSError):  # nobody there any more; out of descriptors: it will be retried
@@ -122,11 +118,10 @@ class RuntimeHandshake:
             elif len(peer.body) > _MAX_STATE:
                 self._reject(connection)
             return
-        said = _said(state)
-        if said is None or len(peer.fds) != 1 or not is_listener(peer.fds[0]):
+        if not isinstance(state, dict) or len(peer.fds) != 1 or not is_listener(peer.fds[0]):
             self._reject(connection)
             return
-        if not self._done(Taken(Listener(peer.fds.pop()), self._flags, *said)):
+        if not self._heard(state, peer.fds.pop()):
             self.rejected += 1
         self._drop(connection)
 
@@ -147,6 +142,37 @@ class RuntimeHandshake:
             waiting, self._waiting = self._waiting, []
             for then in waiting:
                 then()
+
+
+class RuntimeHandshake(RuntimeDoor):
+    """Wait for the listeners of one container, for as long as it has an account."""
+
+    def __init__(
+        self, loop: Guard | Loop, path: str, flags: int, done: Callable[[Taken], bool]
+    ) -> None:
+        """Listen at *path*; call *done* with each listener, installed with *flags*."""
+        self._path = path
+        #: For engines that want the profile as a file, which its owner may write there.
+        self.profile = f"{path}.json"
+        self._flags = flags
+        self._done = done
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening.bind(path)
+        super().__init__(loop, listening, self._taken)
+
+    def close(self) -> None:
+        """Stop listening, and remove the socket and the profile."""
+        super().close()
+        for path in (self._path, self.profile):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def _taken(self, state: dict[str, Any], fd: int) -> bool:
+        said = _said(state)
+        if said is None:
+            os.close(fd)
+            return False
+        return self._done(Taken(Listener(fd), self._flags, *said))
 
 
 def _said(state: Any) -> tuple[int, bool] | None:

@@ -45,14 +45,25 @@ class Connection:
         self._socket.settimeout(_ANSWER_SECONDS)
         self._lock = threading.Lock()
         self._nr_requests = 0
+        self._owner = os.getpid()
         #: Told of each memcg that a handle removed, with its last counters.
         self.when_removed: Callable[[str, dict[str, Any]], None] | None = None
+
+    def is_ours(self) -> bool:
+        """Whether this process made it, and was not forked off the one that did."""
+        return os.getpid() == self._owner
 
     def request(self, op: str, fds: tuple[int, ...] = (), **fields: Any) -> dict[str, Any]:
         """Ask for one operation and give the reply.
 
-        Raises: whatever the controller raised; ControllerDiedError if it does not answer.
+        Raises: whatever the controller raised; ControllerDiedError if it does not answer;
+        ConfigurationError in a process forked off ours, which would take our answers.
         """
+        if not self.is_ours():
+            raise ConfigurationError(
+                f"this harness belongs to process {self._owner}, and process {os.getpid()} was "
+                "forked off it: make a Harness of its own there"
+            )
         with self._lock:
             try:
                 self._nr_requests += 1
@@ -193,7 +204,14 @@ class Controller(Connection):
         return Connection(connection)
 
     def close(self) -> None:
-        """Say goodbye, see the process end, and remove what a killed one left behind."""
+        """Say goodbye, see the process end, and remove what a killed one left behind.
+
+        A process that was forked off ours ends nothing.
+        """
+        if not self.is_ours():
+            return
+        with suppress(OSError):  # heard even where a process forked off us holds on to a copy
+            self._socket.shutdown(socket.SHUT_RDWR)
         super().close()
         if self.pidfd >= 0:
             # Not Popen.wait(timeout): that looks again later and later, and ends late.

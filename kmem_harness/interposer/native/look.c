@@ -30,7 +30,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -46,6 +46,7 @@ enum {
 	MOST_BOXES = 4096,
 	MOST_OF_A_BOX = 256,		/* names watched at once */
 	MOST_WATCHED = 2048,		/* ... of all boxes */
+	MOST_DEVICES = 8,
 	MOST_DIRECTORIES = 16,		/* directories watched for the next name to be made there */
 	MOST_SYMLINKS = 40,		/* as the kernel */
 	MOST_COMPONENTS = 512,
@@ -79,7 +80,7 @@ struct request {
 struct answer {
 	uint32_t serial;
 	int32_t error;
-	uint64_t figures[4];
+	uint64_t figures[5];
 };
 
 static struct {
@@ -338,8 +339,11 @@ static int open_parent(pid_t tid, int directory, char *path, char *slash)
 	else
 		snprintf(name, sizeof(name), "/proc/%d/fd/%d", tid, directory);
 	base = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (base < 0)
+	if (base < 0) {
+		if (errno == EACCES)
+			errno = EPERM;	/* nobody may look where that task is */
 		return -1;
+	}
 	if (!look_at(base, &status))
 		service = service_of(tid, &status);
 	if (service < HERE) {
@@ -371,12 +375,19 @@ struct watched {
 	int32_t tid;		/* 0 where the call is over */
 	int wd;
 	enum state state;
+	uint32_t major, minor;	/* COMING: of the device of that directory */
 	char name[NAME + 1];	/* COMING: in the directory that is watched */
+};
+
+/* How many names were made on a device since they were last asked for. */
+struct made {
+	uint32_t major, minor, nr;
 };
 
 /* What was seen of a box's names, ever. */
 struct box {
 	uint32_t made, gone, unsure, nr_going, nr;
+	struct made made_on[MOST_DEVICES];	/* of more devices than these nobody is told */
 };
 
 static struct watched watched[MOST_WATCHED];
@@ -432,6 +443,20 @@ static void drop_all_of(int wd)
 		}
 }
 
+static void note_made(const struct watched *one)
+{
+	struct box *box = boxes + one->box;
+
+	box->made++;
+	for (struct made *made = box->made_on; made < box->made_on + MOST_DEVICES; made++)
+		if (!made->nr || (made->major == one->major && made->minor == one->minor)) {
+			made->major = one->major;
+			made->minor = one->minor;
+			made->nr++;
+			return;
+		}
+}
+
 static void hear_of(const struct inotify_event *event)
 {
 	if (event->mask & IN_Q_OVERFLOW) {	/* whatever it was */
@@ -450,7 +475,7 @@ static void hear_of(const struct inotify_event *event)
 		if (one->state == COMING) {
 			if (event->mask & IN_CREATE && event->len &&
 			    !strcmp(one->name, event->name)) {
-				boxes[one->box].made++;
+				note_made(one);
 				drop(at);
 				return;		/* one was made, whoever else wanted to */
 			}
@@ -535,17 +560,16 @@ static int watch(int fd)
 }
 
 /* Gives the watch of a directory, which is kept for the next name to be made there; or -1. */
-static int watch_directory(int fd)
+static int watch_directory(int fd, struct status *status)
 {
 	static uint64_t turn;
 	unsigned oldest = 0;
-	struct status status;
 	int wd;
 
-	if (look_at(fd, &status))
+	if (look_at(fd, status))
 		return -1;
 	for (unsigned at = 0; at < nr_directories; at++) {
-		if (directories[at].ino == status.ino && directories[at].mount == status.mount) {
+		if (directories[at].ino == status->ino && directories[at].mount == status->mount) {
 			directories[at].used = ++turn;
 			return directories[at].wd;
 		}
@@ -566,8 +590,8 @@ static int watch_directory(int fd)
 	}
 	directories[oldest].wd = wd;
 	directories[oldest].used = ++turn;
-	directories[oldest].ino = status.ino;
-	directories[oldest].mount = status.mount;
+	directories[oldest].ino = status->ino;
+	directories[oldest].mount = status->mount;
 	return wd;
 }
 
@@ -614,10 +638,14 @@ out:
 
 static void watch_coming(const struct request *request, int parent, const char *name)
 {
-	int wd = watch_directory(parent);
+	struct status status;
+	int wd = watch_directory(parent, &status);
 
-	if (wd >= 0)
-		add(request, wd, COMING, name);
+	if (wd < 0)
+		return;
+	add(request, wd, COMING, name);
+	watched[nr_watched - 1].major = status.dev_major;
+	watched[nr_watched - 1].minor = status.dev_minor;
 }
 
 static int watch_name(const struct request *request, char *text)
@@ -648,7 +676,7 @@ static int watch_name(const struct request *request, char *text)
 		return EINVAL;
 	parent = open_parent(request->tid, request->directory, text, slash);
 	if (parent < 0)
-		return ENOENT;
+		return errno == EPERM ? EPERM : ENOENT;
 	(removes ? watch_going : watch_coming)(request, parent, name);
 	close(parent);
 	return 0;
@@ -676,15 +704,16 @@ static void tell(const struct box *box, struct answer *answer)
 static int count_inodes(pid_t tid, const char *path, struct answer *answer)
 {
 	static char whole[LONGEST + 40];
-	struct statfs figures;
+	struct statvfs figures;
 
 	snprintf(whole, sizeof(whole), "/proc/%d/root%s", tid, path);
-	if (statfs(whole, &figures))
+	if (statvfs(whole, &figures))
 		return errno;
 	answer->figures[0] = figures.f_files;
 	answer->figures[1] = figures.f_ffree;
 	answer->figures[2] = figures.f_blocks;
 	answer->figures[3] = figures.f_bfree;
+	answer->figures[4] = figures.f_fsid;
 	return 0;
 }
 
@@ -714,7 +743,9 @@ static size_t carry_out(const struct request *request, struct answer *answer, ch
 	case SETTLE:
 		tidy();
 		tell(boxes + request->box, answer);
-		return 0;
+		memcpy(bytes, boxes[request->box].made_on, sizeof(boxes->made_on));
+		memset(boxes[request->box].made_on, 0, sizeof(boxes->made_on));
+		return sizeof(boxes->made_on);
 	case FORGET:
 		forget(request->box);
 		return 0;

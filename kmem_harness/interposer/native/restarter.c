@@ -300,6 +300,9 @@ static int always_starts_over(pid_t tid, long number, const uint64_t words[3])
 	}
 }
 
+#if defined(__x86_64__)
+#include <sys/user.h>
+
 /*
  * These answer EINTR by themselves to any signal that wakes them.  A signal that is ignored wakes only
  * those who are traced.
@@ -307,9 +310,7 @@ static int always_starts_over(pid_t tid, long number, const uint64_t words[3])
 static int answers_eintr(long number)
 {
 	switch (number) {
-#ifdef SYS_epoll_wait
 	case SYS_epoll_wait:
-#endif
 	case SYS_epoll_pwait:
 	case SYS_epoll_pwait2:
 	case SYS_rt_sigtimedwait:
@@ -322,49 +323,121 @@ static int answers_eintr(long number)
 	}
 }
 
-#if defined(__x86_64__)
-#include <sys/user.h>
-
 /* The task is about to take a signal: have the call that this interrupts start over, if it should. */
-static void mend_call(pid_t tid)
+static int mend_call(pid_t tid)
 {
 	struct user_regs_struct registers;
 	struct iovec place = { .iov_base = &registers, .iov_len = sizeof(registers) };
 	long result, number;
 
 	if (ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &place) < 0)
-		return;
+		return PTRACE_CONT;
 	result = (long)registers.rax;
 	number = (long)registers.orig_rax;
 	if (result == -ERESTARTSYS) {
 		const uint64_t words[3] = { registers.rdi, registers.rsi, registers.rdx };
 
 		if (!always_starts_over(tid, number, words))
-			return;
+			return PTRACE_CONT;
 		registers.rax = (unsigned long)-ERESTARTNOINTR;
 		tallies->restarted++;
 	} else if (result == -EINTR && answers_eintr(number)) {
 		/* EINTR if a handler runs; else the call goes on. */
 		registers.rax = (unsigned long)-ERESTARTNOHAND;
 	} else {
-		return;
+		return PTRACE_CONT;
 	}
 	ptrace(PTRACE_SETREGSET, tid, NT_PRSTATUS, &place);
+	return PTRACE_CONT;
 }
-#else
-/* aarch64 decides on EINTR before a tracer sees the signal: see tracing_helps(). */
-static void mend_call(pid_t tid)
+
+static int mend_frame(pid_t tid, int is_stepped)
 {
 	(void)tid;
-	(void)always_starts_over;
-	(void)answers_eintr;
+	(void)is_stepped;	/* nobody is: what mend_call() says is what the frame gets */
+	return 0;
 }
+#elif defined(__aarch64__)
+#include <stddef.h>
+#include <sys/user.h>
+#include <ucontext.h>
+
+/*
+ * Here the registers are set back to the call before a tracer sees the signal, and the frame of a handler
+ * gets EINTR all the same.  So the task is stepped into its handler, and its frame is mended there.
+ */
+enum { SVC = 0xd4000001, MAX_FRAMES = 64 };
+
+struct frame {			/* arch/arm64/kernel/signal.c */
+	siginfo_t info;
+	ucontext_t context;
+};
+
+struct mend {
+	pid_t tid;
+	uint64_t argument;	/* the call's first ... */
+	uint64_t call;		/* ... and where it stands */
+};
+
+static struct mend mends[MAX_FRAMES];
+static int nr_mends;
+
+static int mend_call(pid_t tid)
+{
+	struct user_regs_struct registers;
+	struct iovec place = { .iov_base = &registers, .iov_len = sizeof(registers) };
+	uint32_t instruction = 0;
+
+	if (ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &place) < 0 || nr_mends == MAX_FRAMES ||
+	    read_memory(tid, registers.pc, &instruction, sizeof(instruction)) !=
+		    (ssize_t)sizeof(instruction) ||
+	    instruction != SVC)
+		return PTRACE_CONT;
+	const uint64_t words[3] = { registers.regs[0], registers.regs[1], registers.regs[2] };
+
+	if (!always_starts_over(tid, (long)registers.regs[8], words))
+		return PTRACE_CONT;
+	mends[nr_mends++] = (struct mend){ tid, registers.regs[0], registers.pc };
+	return PTRACE_SINGLESTEP;
+}
+
+/*
+ * Whether a stop comes of such a step, which *is_stepped* if it looks so.  The task is in a handler then,
+ * whose frame says where the program goes on, or beyond the call, if the signal was ignored.
+ */
+static int mend_frame(pid_t tid, int is_stepped)
+{
+	struct user_regs_struct registers;
+	struct iovec place = { .iov_base = &registers, .iov_len = sizeof(registers) };
+	const size_t result = offsetof(struct frame, context.uc_mcontext.regs);
+	const size_t next = offsetof(struct frame, context.uc_mcontext.pc);
+	struct mend mend;
+	int at = 0;
+
+	while (at < nr_mends && mends[at].tid != tid)
+		at++;
+	if (at == nr_mends)
+		return 0;
+	mend = mends[at];
+	mends[at] = mends[--nr_mends];
+	if (!is_stepped || ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &place) < 0 ||
+	    ptrace(PTRACE_PEEKDATA, tid, registers.sp + result, 0) != -EINTR ||
+	    (uint64_t)ptrace(PTRACE_PEEKDATA, tid, registers.sp + next, 0) != mend.call + 4)
+		return is_stepped;
+	ptrace(PTRACE_POKEDATA, tid, registers.sp + result, mend.argument);
+	ptrace(PTRACE_POKEDATA, tid, registers.sp + next, mend.call);
+	tallies->restarted++;
+	return 1;
+}
+#else
+#error "the registers of this machine are not known"
 #endif
 
 /* ---- stops ------------------------------------------------------------------ */
 
 static void stopped(pid_t tid, int status)
 {
+	int go_on = PTRACE_CONT;
 	int event = status >> 16, sig = WSTOPSIG(status);
 	unsigned long former = 0;
 
@@ -384,9 +457,11 @@ static void stopped(pid_t tid, int status)
 		ptrace(PTRACE_LISTEN, tid, 0, 0);	/* stopped as by Ctrl-Z, until SIGCONT */
 		return;
 	}
-	if (!event)
-		mend_call(tid);
-	ptrace(PTRACE_CONT, tid, 0, (long)(event ? 0 : sig));
+	if (mend_frame(tid, !event && sig == SIGTRAP))
+		sig = 0;
+	else if (!event)
+		go_on = mend_call(tid);
+	ptrace(go_on, tid, 0, (long)(event ? 0 : sig));
 }
 
 static void look_at_stops(int signals)

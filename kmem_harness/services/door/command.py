@@ -10,21 +10,17 @@ import click
 
 from kmem_harness.core.releases import DEFAULT_PROFILE
 from kmem_harness.services.door.control import ask_running
+from kmem_harness.services.unitfile.names import completed
 
 __all__ = ["services"]
 
 
-class _Property(click.ParamType[Any]):
-    name = "UNIT:KEY=VALUE"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str, str]:
-        unit, colon, assignment = str(value).partition(":")
-        key, equals, setting = assignment.partition("=")
-        if not (colon and equals and key and "." in unit):
-            self.fail(
-                f"{value!r} is not UNIT:KEY=VALUE, as in web.service:X-KmemMax=8M", param, ctx
-            )
-        return unit, key, setting
+def _property(text: str) -> tuple[str, str, str]:
+    unit, colon, assignment = text.partition(":")
+    key, equals, setting = assignment.partition("=")
+    if not (colon and equals and key and unit):
+        raise click.BadParameter(f"{text!r} is not UNIT:KEY=VALUE, as in web.service:X-KmemMax=8M")
+    return completed(unit), key, setting
 
 
 @click.group()
@@ -39,7 +35,8 @@ def services() -> None:
     "--property",
     "properties",
     multiple=True,
-    type=_Property(),
+    metavar="UNIT:KEY=VALUE",
+    type=_property,
     help="Set KEY on top of the unit's files; may be given often.",
 )
 @click.option(
@@ -87,6 +84,70 @@ def run(
     sys.exit(0 if outcome["held"] else 1)
 
 
+@services.command()
+@click.argument("unit")
+@click.option(
+    "--health",
+    required=True,
+    metavar="COMMAND",
+    help="Shell command that exits with 0 where the service serves; {port} is where it listens.",
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="What {port} stands for, if not that.")
+@click.option(
+    "--within",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="How long it may take from its start until it serves.",
+)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--resolution", type=click.IntRange(4096), default=4096, show_default=True)
+@click.option(
+    "-p",
+    "--property",
+    "properties",
+    multiple=True,
+    type=_property,
+    help="Set KEY on top of the unit's files; {port} stands for a free port.",
+)
+@click.option("--kernel", metavar="PROFILE", default=DEFAULT_PROFILE, show_default=True)
+@click.option("--costs", metavar="FILE.toml", help="Cost table to use instead of the profile's.")
+@click.option("--isolation", type=click.Choice(["user", "pid", "none"]))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quiet", is_flag=True, help="Tell nothing of the tries.")
+def limit(
+    unit: str,
+    properties: tuple[tuple[str, str, str], ...],
+    kernel: str,
+    costs: str | None,
+    isolation: str | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+    **asked: Any,
+) -> None:
+    """Find the smallest X-KmemMax under which UNIT starts and serves.
+
+    Says what was refused below it and what it uses at its peak, and gives the drop-in to paste and the
+    experiment that looks for the same.
+    """
+    from kmem_harness.harness import Harness
+    from kmem_harness.services.door.limit import Question, find_limit
+    from kmem_harness.services.door.run import Options, isolation_for
+    from kmem_harness.services.door.view import show_limit
+
+    unit = unit if "/" in unit else completed(unit)
+    question = Question(unit, options=Options(properties=properties), **asked)
+    with Harness(kernel, costs, isolation_for(isolation)) as harness:
+        tell = (lambda _: None) if quiet else (lambda line: click.echo(line, err=True))
+        found = find_limit(harness, question, tell)
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        click.echo(show_limit(found))
+
+
 def _write_report(path: str, outcome: dict[str, Any]) -> None:
     if path.endswith(".html"):
         from kmem_harness.services.door.page import write_services_page
@@ -129,15 +190,32 @@ def set_property(unit: str, assignments: tuple[str, ...]) -> None:
     ask_running("set-property", unit=unit, assignments=list(assignments))
 
 
+@services.command("reset-failed")
+@click.argument("units", metavar="[UNIT...]", nargs=-1)
+def reset_failed(units: tuple[str, ...]) -> None:
+    """Forget that units failed, and how often they were started: their start limit begins anew."""
+    ask_running("reset-failed", units=list(units))
+
+
 def _job(name: str, text: str, *, required: bool = True) -> None:
     @services.command(name, help=text)
     @click.argument("units", metavar="UNIT...", nargs=-1, required=required)
-    def job(units: tuple[str, ...]) -> None:
-        if not ask_running(name, units=list(units)):
+    @click.option(
+        "--job-mode",
+        "mode",
+        type=click.Choice(
+            ["replace", "fail", "isolate"] if name == "start" else ["replace", "fail"]
+        ),
+        default="replace",
+        help="What becomes of jobs that are queued already, as with systemctl.",
+    )
+    def job(units: tuple[str, ...], mode: str) -> None:
+        if not ask_running(name, units=list(units), mode=mode):
             raise click.ClickException(f"{name} {' '.join(units)} failed; see services status")
 
 
 _job("stop", "Stop units and all that need them; without a UNIT everything.", required=False)
-_job("start", "Start units of a running instance again.")
-_job("restart", "Stop units, and start them again.")
+_job("start", "Start units of a running instance again, and what they pull in.")
+_job("restart", "Stop units, and start them again, with those that run and need them.")
+_job("try-restart", "Restart those of the units that run.")
 _job("reload", "Have services read their configuration again.")

@@ -23,6 +23,8 @@ __all__ = ["ask_running", "serve_control"]
 
 _NAME = "services.sock"
 _LONGEST_LINE = 1 << 22
+#: What can be done to units, by the manager's names.
+_JOBS = ("start", "stop", "restart", "try_restart", "reload")
 
 
 async def serve_control(manager: Manager, directory: str) -> asyncio.AbstractServer:
@@ -60,11 +62,24 @@ async def _status(manager: Manager, request: dict[str, Any]) -> Any:
     return {**report, "units": units}
 
 
-async def _stop(manager: Manager, request: dict[str, Any]) -> Any:
-    if request.get("units"):
-        await manager.stop(request["units"])
-    else:
-        manager.ask_to_stop()
+def _job(name: str) -> Any:
+    """Make the operation that has a job done on units."""
+
+    async def carry_out(manager: Manager, request: dict[str, Any]) -> Any:
+        units, mode = request.get("units") or [], request.get("mode", "replace")
+        if name == "stop" and not units:
+            manager.ask_to_stop()
+            return True
+        manager.refuse_by_hand(name, units)
+        if name == "start" and mode == "isolate":
+            return all([await manager.isolate(unit) for unit in units])
+        return await getattr(manager, name)(units, mode)
+
+    return carry_out
+
+
+async def _reset_failed(manager: Manager, request: dict[str, Any]) -> Any:
+    manager.reset_failed(request.get("units") or list(manager.members))
     return True
 
 
@@ -75,10 +90,8 @@ async def _set_property(manager: Manager, request: dict[str, Any]) -> Any:
 
 _OPERATIONS = {
     "status": _status,
-    "stop": _stop,
-    "start": lambda manager, request: manager.start(request["units"]),
-    "restart": lambda manager, request: manager.restart(request["units"]),
-    "reload": lambda manager, request: manager.reload(request["units"]),
+    **{name.replace("_", "-"): _job(name) for name in _JOBS},
+    "reset-failed": _reset_failed,
     "set-property": _set_property,
 }
 

@@ -49,7 +49,9 @@ class Journal:
         if state.value not in _QUIET:
             self.add(unit, f"{state.value} ({result})" if result else state.value, own=True)
 
-    def lines_of(self, unit: str, most: int = 10) -> list[str]:
-        """Give the last lines of one unit."""
-        found = [entry.text for entry in self.entries if entry.unit == unit]
+    def lines_of(self, unit: str, most: int = 10, *, own: bool = True) -> list[str]:
+        """Give the last lines of one unit; without *own*, those alone that it printed itself."""
+        found = [
+            entry.text for entry in self.entries if entry.unit == unit and (own or not entry.own)
+        ]
         return found[-most:]

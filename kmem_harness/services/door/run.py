@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.core.releases import DEFAULT_PROFILE
 from kmem_harness.harness import Harness
+from kmem_harness.runtimes.local import probe
 from kmem_harness.services.door.control import serve_control
 from kmem_harness.services.door.journal import Journal
 from kmem_harness.services.engine.exec import check_unit
@@ -20,13 +21,14 @@ from kmem_harness.services.engine.manager import Manager
 from kmem_harness.services.engine.plan import Plan, make_plan
 from kmem_harness.services.unitfile.load import Library, read_request
 from kmem_harness.services.unitfile.specifiers import Directories
+from kmem_harness.services.unitfile.unit import Handling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kmem_harness.services.door.journal import Entry
 
-__all__ = ["Options", "load_plan", "run_services"]
+__all__ = ["Options", "isolation_for", "load_plan", "run_services"]
 
 _REFRESH_SECONDS = 0.25
 
@@ -60,6 +62,13 @@ class View:
 
     def close(self, units: list[dict[str, Any]]) -> None:
         """Show how it ended."""
+
+
+def isolation_for(asked: str | None) -> str | None:
+    """Choose how boxes are kept apart: services that root starts need root's rights to come up."""
+    if asked is None and os.geteuid() == 0 and probe("pid") is None:
+        return "pid"
+    return asked
 
 
 def load_plan(
@@ -97,7 +106,7 @@ def run_services(
     # Before a harness is started: what cannot be loaded shall leave nothing running.
     with tempfile.TemporaryDirectory(prefix="kmem-services-") as nowhere:
         load_plan(arguments, Directories(options.directory or nowhere), options.properties)
-    with Harness(options.kernel, options.costs, options.isolation) as harness:
+    with Harness(options.kernel, options.costs, isolation_for(options.isolation)) as harness:
         base = options.directory or os.path.join(harness.controller.directory, "s")
         directories = Directories(os.path.abspath(base))
         plan = load_plan(arguments, directories, options.properties)
@@ -147,8 +156,13 @@ async def _keep_showing(view: View) -> None:
 def _tell_gaps(manager: Manager, journal: Journal) -> None:
     """Say once, for each unit, what of it is not emulated."""
     for name, member in manager.members.items():
+        for complaint in member.unit.complaints:
+            journal.add(name, complaint, own=True)
         by_reason: dict[str, list[str]] = {}
         for one in member.unit.not_emulated():
+            if one.handling is Handling.INVALID:
+                journal.add(name, f"{one.assignment.place}: {one.why}; left out", own=True)
+                continue
             reason = one.why or one.handling.value
             by_reason.setdefault(reason, []).append(f"{one.assignment.key}=")
         for reason, keys in by_reason.items():

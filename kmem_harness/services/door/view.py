@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kmem_harness.services.door.journal import Entry
+    from kmem_harness.services.door.limit import Found
 
-__all__ = ["LiveView", "PlainView", "QuietView", "table_of"]
+__all__ = ["LiveView", "PlainView", "QuietView", "show_limit", "table_of"]
 
 _STYLES = {
     **dict.fromkeys(("activating", "reloading", "deactivating"), "yellow"),
@@ -104,6 +105,29 @@ def _bar(counter: dict[str, int]) -> Text:
 def _peak(counter: dict[str, int]) -> str:
     peak = format_size(counter["max_usage"])
     return peak if counter["limit"] == UNLIMITED else f"{peak} of {format_size(counter['limit'])}"
+
+
+def show_limit(found: Found) -> str:
+    """Say what ``services limit`` found, with what to paste."""
+    unit, at = found.question.unit, found.at
+    size = f"{format_size(found.limit)} of kernel memory ({found.limit} bytes)"
+    lines = [f"{unit} serves under {size}, {at.refused or 'nothing'} refused; {found.tries} tries"]
+    if found.below is None:
+        lines.append("the lowest limit there is passes")
+    else:
+        lines.append(f"under {format_size(found.below.limit or 0)} it does not: {found.below.how}")
+        lines += [f"  refused: {line}" for line in found.below.refusals]
+    lines.append(f"at its peak of {format_size(at.peak)} there were")
+    lines += [
+        f"  {live} {kind} ({format_size(nbytes)})" for kind, (live, nbytes) in at.at_peak.items()
+    ]
+    name = unit.rpartition("/")[2]
+    lines += ["", f"# {name}.d/kmem.conf", found.drop_in()]
+    lines += [
+        "# the same as an experiment: kmem-harness experiment run FILE.toml",
+        found.experiment(),
+    ]
+    return "\n".join(lines).rstrip()
 
 
 class PlainView(View):

@@ -20,6 +20,10 @@ _TASKS = ("task", "exec", "thread", "zombie")
 _NOTHING = {"limit": UNLIMITED, "usage": 0, "max_usage": 0, "failcnt": 0}
 
 
+def _no_refusals() -> dict[str, Any]:
+    return {"total": 0, "cards": [], "by": {}}
+
+
 @dataclass
 class Account:
     """What is known of one unit's memcg, and of the refusals in its boxes."""
@@ -30,9 +34,9 @@ class Account:
     )
     nr_tasks: int = 0
     nr_tasks_peak: int = 0
-    #: Of activations that are over.
-    _past: dict[str, Any] = field(default_factory=lambda: {"total": 0, "cards": []})
-    _now: dict[str, Any] = field(default_factory=lambda: {"total": 0, "cards": []})
+    #: Of activations that are over, and of the one at hand.
+    _past: dict[str, Any] = field(default_factory=_no_refusals)
+    _now: dict[str, Any] = field(default_factory=_no_refusals)
 
     def look(self, report: dict[str, Any]) -> bool:
         """Take in the report of a running box; true if a memory limit refused something since."""
@@ -48,9 +52,8 @@ class Account:
     def close(self, report: dict[str, Any]) -> None:
         """Take in the last report of a box that is over."""
         self.look(report)
-        self._past["total"] += self._now["total"]
-        self._past["cards"] = [*self._past["cards"], *self._now["cards"]][:_MOST_CARDS]
-        self._now = {"total": 0, "cards": []}
+        self._past = {"total": self.nr_refused, "cards": self.cards, "by": self.refused_by()}
+        self._now = _no_refusals()
         self.nr_tasks = 0
 
     def take_counters(self, counters: dict[str, Any]) -> None:
@@ -73,16 +76,26 @@ class Account:
 
     @property
     def nr_refused_by_memory(self) -> int:
-        """How many of the first hundred refusals were a memory counter's."""
-        return sum(card["counter"] == "memory" for card in self.cards)
+        """How many of the refusals were a memory counter's."""
+        return sum(counts.get("memory", 0) for counts in self.refused_by().values())
+
+    def refused_by(self) -> dict[str, dict[str, int]]:
+        """Count all refusals by memcg and by its counter: kmem, memory, or injected."""
+        found: dict[str, dict[str, int]] = {}
+        for memcg, counts in (*self._past["by"].items(), *self._now["by"].items()):
+            row = found.setdefault(memcg, {})
+            for counter, count in counts.items():
+                row[counter] = row.get(counter, 0) + count
+        return found
 
     def refusals(self) -> dict[str, Any]:
-        """Sum up the refusals; ``by`` counts those on cards by the memcg whose counter said no."""
-        by: dict[str, int] = {}
-        for card in self.cards:
-            by[card["refused_by"]] = by.get(card["refused_by"], 0) + 1
+        """Sum up the refusals; ``by`` counts them by the memcg whose counter said no."""
         cards = self.cards
-        return {"total": self.nr_refused, "first": cards[0] if cards else None, "by": by}
+        return {
+            "total": self.nr_refused,
+            "first": cards[0] if cards else None,
+            "by": {memcg: sum(counts.values()) for memcg, counts in self.refused_by().items()},
+        }
 
 
 def set_memcg_limit(memcg: MemcgHandle, counter: str, nbytes: int, *, made_now: bool) -> None:

@@ -5,6 +5,7 @@ Knows systemd.exec(5); starts nothing itself. What it gives is an order for ``in
 
 from __future__ import annotations
 
+import errno
 import glob
 import grp
 import os
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.services.unitfile.environment import parse_environment_file
 from kmem_harness.services.unitfile.specifiers import Directories, user_named
 from kmem_harness.services.unitfile.syntax import UnitFileError
-from kmem_harness.services.unitfile.words import expand_arguments, parse_environment_file
+from kmem_harness.services.unitfile.words import expand_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,14 +126,28 @@ def environment_of(unit: Unit, directories: Directories, more: Mapping[str, str]
 
 
 def _read_environment(pattern: str) -> dict[str, str]:
+    """Read the files of an ``EnvironmentFile=``. Raises: OSError unless it begins with ``-``."""
     path = pattern.removeprefix("-")
+    may_fail = pattern != path
     found: dict[str, str] = {}
     paths = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
+    if not paths and not may_fail:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     for one in paths:
-        if pattern.startswith("-") and not os.access(one, os.R_OK):
-            continue
-        found |= parse_environment_file(Path(one).read_text(encoding="utf-8", errors="replace"))
+        found |= _read_environment_file(one, may_fail=may_fail)
     return found
+
+
+def _read_environment_file(path: str, *, may_fail: bool) -> dict[str, str]:
+    try:
+        return dict(parse_environment_file(Path(path).read_text(encoding="utf-8")))
+    except OSError:
+        if not may_fail:
+            raise
+    except UnicodeDecodeError as error:
+        if not may_fail:
+            raise OSError(errno.EINVAL, "not UTF-8", path) from error
+    return {}
 
 
 def order_for(unit: Unit, command: ExecCommand, environment: Mapping[str, str]) -> dict[str, Any]:

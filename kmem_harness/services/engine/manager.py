@@ -23,6 +23,7 @@ from kmem_harness.services.engine.rules import JobMode, JobResult, JobType
 from kmem_harness.services.engine.service import Service
 from kmem_harness.services.engine.states import Result, State
 from kmem_harness.services.engine.transaction import TransactionError
+from kmem_harness.services.unitfile.names import completed
 from kmem_harness.services.unitfile.unit import apply_property
 
 if TYPE_CHECKING:
@@ -263,10 +264,11 @@ class Manager:
             refused = {
                 "start": unit.refuse_manual_start,
                 "stop": unit.refuse_manual_stop,
-                "restart": unit.refuse_manual_start or unit.refuse_manual_stop,
+                "restart": unit.refuse_manual_start,
             }
             if refused.get(op, False):
-                message = f"{name} is not to be {op}ed by hand: RefuseManual{op.capitalize()}=yes"
+                key = "RefuseManualStop" if op == "stop" else "RefuseManualStart"
+                message = f"{name} is not for people to {op}: it has {key}=yes"
                 raise ConfigurationError(message)
 
     def reset_failed(self, names: Iterable[str]) -> None:
@@ -292,7 +294,7 @@ class Manager:
 
     def _member(self, name: str) -> Member:
         try:
-            return self.members[name]
+            return self.members[completed(name)]
         except KeyError:
             known = ", ".join(sorted(self.members))
             message = f"unit {name!r} does not run here; running are {known}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -294,7 +295,18 @@ class Service:
             if activation.lost and any(c["errno"] == "OOM" for c in report["refusals"]["cards"]):
                 self.say("out of memory: our program in its box was killed for MemoryMax=")
                 self.result = Result.OOM_KILL
+            elif self._was_killed_for_memory(report):
+                self.say("out of memory: its main process was killed for MemoryMax=")
+                self.result = Result.OOM_KILL
             lines.close()
             with suppress(FileNotFoundError):
                 os.unlink(notify)
             self._world.over(self, report)
+
+    def _was_killed_for_memory(self, report: dict[str, Any]) -> bool:
+        """Say whether the main process ended by an OOM kill, before anybody had looked."""
+        ending = self.main_ending
+        killed = ending is not None and ending.signal == signal.SIGKILL
+        by_memory = any(counts.get("memory") for counts in report["refusals"]["by"].values())
+        policy = self._settings.oom_policy
+        return self.result is Result.SIGNAL and killed and by_memory and policy != "continue"

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kmem_harness.core.errors import ConfigurationError
-from kmem_harness.services.unitfile.names import UNIT_TYPES, UnitName, parse_name, slice_path
+from kmem_harness.services.unitfile.names import (
+    UNIT_TYPES,
+    UnitName,
+    completed,
+    parse_name,
+    slice_path,
+)
 from kmem_harness.services.unitfile.syntax import Assignment, Place, read_unit_file
 from kmem_harness.services.unitfile.unit import Unit, build_unit
 
@@ -71,7 +77,7 @@ def read_request(arguments: Sequence[str]) -> Request:
             folders.append(str(path.resolve().parent if not path.is_symlink() else path.parent))
             names.append(path.name)
         else:
-            names.append(parse_name(argument).text)
+            names.append(parse_name(completed(argument)).text)
     for name in names:
         if parse_name(name).is_template:
             message = (
@@ -123,9 +129,17 @@ class Library:
             slice_path(name)
         drop_ins = self._drop_ins(parsed)
         paths = [*([path] if path else []), *drop_ins]
-        assignments = [one for each in paths for one in read_unit_file(each)]
+        complaints: list[str] = []
+        assignments = [
+            one
+            for each in paths
+            for one in read_unit_file(
+                each, lambda place, wrong: complaints.append(f"{place}: {wrong}; left out")
+            )
+        ]
         assignments += self._given(parsed)
         unit = build_unit(parsed, paths, assignments, self.directories)
+        unit.complaints += complaints
         unit.unit.wants += self._linked(parsed, "wants")
         unit.unit.requires += self._linked(parsed, "requires")
         self._units[name] = unit

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kmem_harness.core.errors import ConfigurationError
 
-__all__ = ["UNIT_TYPES", "UnitName", "escape", "parse_name", "slice_path", "unescape"]
+__all__ = ["UNIT_TYPES", "UnitName", "completed", "escape", "parse_name", "slice_path", "unescape"]
 
 UNIT_TYPES = (
     *("service", "slice", "target", "socket", "timer", "path", "mount", "automount"),
@@ -20,7 +20,8 @@ _NAME = re.compile(
 )
 _LONGEST = 255
 _PLAIN = re.compile(r"[A-Za-z0-9:_.]", re.ASCII)
-_ESCAPED = re.compile(r"\\x([0-9a-fA-F]{2})|-")
+_STEM = re.compile(r"[A-Za-z0-9:_.\\@-]+", re.ASCII)
+_ESCAPED = re.compile(rb"\\x([0-9a-fA-F]{2})|-")
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,19 @@ def slice_path(name: str) -> str:
     return "".join(f"/{'-'.join(parts[:count])}.slice" for count in range(1, len(parts) + 1))
 
 
+def completed(text: str) -> str:
+    """Give the name that a person means: without a unit's suffix it is a service's."""
+    if text.rpartition(".")[2] in UNIT_TYPES or not _STEM.fullmatch(text):
+        return text
+    return f"{text}.service"
+
+
 def unescape(text: str, *, path: bool = False) -> str:
-    """Undo systemd-escape: a ``-`` is a slash, and ``-`` itself is written in hexadecimal."""
-    raw = _ESCAPED.sub(lambda match: chr(int(match[1], 16)) if match[1] else "/", text)
-    if path:
-        return f"/{raw.strip('/')}"
-    return raw.encode("latin-1", "replace").decode("utf-8", "replace")
+    """Undo systemd-escape: a ``-`` is a slash, and bytes are written in hexadecimal."""
+    raw = _ESCAPED.sub(
+        lambda match: bytes((int(match[1], 16),)) if match[1] else b"/", text.encode()
+    ).decode("utf-8", "replace")
+    return f"/{raw.strip('/')}" if path else raw
 
 
 def escape(text: str) -> str:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
+from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.costs.kinds import check_kinds
 from kmem_harness.faults.rule import parse_rule
 from kmem_harness.services.unitfile.names import parse_name
@@ -23,7 +24,7 @@ from kmem_harness.services.unitfile.values import (
 from kmem_harness.services.unitfile.words import WHITESPACE, QuotingError, next_word, split_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from kmem_harness.services.unitfile.specifiers import Specifiers
     from kmem_harness.services.unitfile.syntax import Place
@@ -33,6 +34,7 @@ __all__ = [
     "Context",
     "ExecCommand",
     "absolute_path",
+    "account_name",
     "choice",
     "commands",
     "conditions",
@@ -50,6 +52,7 @@ __all__ = [
     "words_of",
 ]
 
+Value = TypeVar("Value")
 _SMALLEST_LIMIT = 4096
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=", re.ASCII)
 
@@ -60,6 +63,19 @@ class Context:
 
     specifiers: Specifiers
     place: Place
+    #: What of a list is left out, and why: the rest of it counts, as systemd has it.
+    left_out: list[str] = field(default_factory=list)
+
+    def each(self, words: Iterable[str], read: Callable[[str], Value]) -> list[Value]:
+        """Read the words of a list one by one, and note those that cannot be."""
+        return [value for word in words for value in self._one(word, read)]
+
+    def _one(self, word: str, read: Callable[[str], Value]) -> list[Value]:
+        try:
+            return [read(word)]
+        except (ValueError, ConfigurationError) as error:
+            self.left_out.append(str(error))
+            return []
 
 
 @dataclass(frozen=True)
@@ -100,7 +116,7 @@ def choice(*words: str) -> Callable[[str], str]:
 def words_of(text: str, context: Context) -> list[str]:
     """Split a value into words, specifiers expanded."""
     try:
-        return [context.specifiers.expand(word) for word in split_words(text)]
+        return context.each(split_words(text), context.specifiers.expand)
     except QuotingError as error:
         raise ValueError(f"{error} in {text!r}; close it, or write \\x22") from error
 
@@ -112,7 +128,7 @@ def text_of(text: str, context: Context) -> list[str]:
 
 def unit_names(text: str, context: Context) -> list[str]:
     """Read a list of units."""
-    return [parse_name(word).text for word in words_of(text, context)]
+    return context.each(words_of(text, context), lambda word: parse_name(word).text)
 
 
 def slice_name(text: str) -> str:
@@ -123,29 +139,34 @@ def slice_name(text: str) -> str:
     return name.text
 
 
-def statuses(text: str, _: Context) -> list[ExitStatuses]:
+def statuses(text: str, context: Context) -> list[ExitStatuses]:
     """Read a set of exit statuses."""
-    return [parse_exit_statuses(text)]
+    return context.each(text.split(), parse_exit_statuses)
 
 
 def variables(text: str, context: Context) -> list[str]:
     """Read assignments of environment variables."""
-    words = words_of(text, context)
-    for word in words:
+
+    def read(word: str) -> str:
         if not _VARIABLE.match(word):
             raise ValueError(
                 f"{word!r} sets no variable; write NAME=VALUE, quoted if it has spaces"
             )
-    return words
+        return word
+
+    return context.each(words_of(text, context), read)
 
 
 def directory_names(text: str, context: Context) -> list[str]:
     """Read names of directories below one of the five that a service may have."""
-    names = [word.partition(":")[0] for word in words_of(text, context)]
-    for name in names:
+
+    def read(word: str) -> str:
+        name = word.partition(":")[0]
         if os.path.isabs(name) or ".." in name.split("/"):
             raise ValueError(f"{name!r} is not a relative path without '..'")
-    return names
+        return name
+
+    return context.each(words_of(text, context), read)
 
 
 def absolute_path(text: str) -> str:
@@ -153,6 +174,13 @@ def absolute_path(text: str) -> str:
     bare = text.removeprefix("-").removeprefix("+")
     if not os.path.isabs(bare) and bare != "~":
         raise ValueError(f"{text!r} is not an absolute path (or ~)")
+    return text
+
+
+def account_name(text: str) -> str:
+    """Read the name or number of a user or group. Source: valid_user_group_name, relaxed."""
+    if text != text.strip() or text in (".", "..") or not text.isprintable() or set(text) & {*":/"}:
+        raise ValueError(f"{text!r} is not a user's or group's name, nor a number")
     return text
 
 

@@ -87,7 +87,7 @@ def _plain(parse: Callable[[str], Any]) -> Callable[[str, Context], Any]:
 
 
 #: Of the single values, those that are text: in the others a percent sign is one.
-_EXPANDED = (str, read.absolute_path, read.slice_name)
+_EXPANDED = (str, read.absolute_path, read.account_name, read.slice_name)
 
 _CONDITIONS = (
     *("PathExists", "PathExistsGlob", "PathIsDirectory", "PathIsSymbolicLink", "PathIsMountPoint"),
@@ -214,8 +214,8 @@ class ServiceSettings:
     send_sigkill: bool = one("SendSIGKILL", parse_boolean, True)
     send_sighup: bool = one("SendSIGHUP", parse_boolean, False)
     oom_policy: str = one("OOMPolicy", read.choice("continue", "stop", "kill"), "stop")
-    user: str | None = one("User", str, None)
-    group: str | None = one("Group", str, None)
+    user: str | None = one("User", read.account_name, None)
+    group: str | None = one("Group", read.account_name, None)
     supplementary_groups: list[str] = many("SupplementaryGroups", read.words_of)
     working_directory: str | None = one("WorkingDirectory", read.absolute_path, None)
     environment: list[str] = many("Environment", read.variables)

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kmem_harness.services.unitfile.environment import parse_environment_file
 from kmem_harness.services.unitfile.names import UnitName, unescape
 
 if TYPE_CHECKING:
@@ -69,10 +70,8 @@ def user_named(name: str | None) -> pwd.struct_passwd:
 class Specifiers:
     """Expand specifiers for one unit."""
 
-    def __init__(
-        self, name: UnitName, fragment: str, directories: Directories, user: str | None = None
-    ) -> None:
-        """Speak for the unit *name*, read from the file *fragment*, that runs as *user*."""
+    def __init__(self, name: UnitName, fragment: str, directories: Directories) -> None:
+        """Speak for the unit *name*, read from the file *fragment*."""
         instance = name.instance or ""
         last = name.prefix.rpartition("-")[2]
         without_suffix = name.text.rpartition(".")[0]
@@ -106,12 +105,12 @@ class Specifiers:
             ),
             "m": lambda: _read("/etc/machine-id"),
             "b": lambda: _read("/proc/sys/kernel/random/boot_id").replace("-", ""),
-            "u": lambda: _account(user).pw_name,
-            "U": lambda: str(_account(user).pw_uid),
-            "g": lambda: grp.getgrgid(_account(user).pw_gid).gr_name,
-            "G": lambda: str(_account(user).pw_gid),
-            "h": lambda: _account(user).pw_dir,
-            "s": lambda: _account(user).pw_shell,
+            "u": lambda: user_named(None).pw_name,
+            "U": lambda: str(user_named(None).pw_uid),
+            "g": lambda: grp.getgrgid(user_named(None).pw_gid).gr_name,
+            "G": lambda: str(user_named(None).pw_gid),
+            "h": lambda: user_named(None).pw_dir,
+            "s": lambda: user_named(None).pw_shell,
             "o": lambda: _release("ID"),
             "w": lambda: _release("VERSION_ID"),
             "W": lambda: _release("VARIANT_ID"),
@@ -130,6 +129,8 @@ class Specifiers:
         try:
             value = self._values[match[1]]
         except KeyError:
+            if not match[1].isascii() or not match[1].isalnum():
+                return match[0]  # as it stands, as systemd does
             raise ValueError(
                 f"{match.string!r}: unknown specifier {match[0]!r}; write '%%' for a percent sign, or one of "
                 f"{' '.join(sorted('%' + name for name in self._values))}"
@@ -142,22 +143,16 @@ class Specifiers:
             ) from error
 
 
-def _account(user: str | None) -> pwd.struct_passwd:
-    return user_named(user if os.geteuid() == 0 else None)
-
-
 def _read(path: str) -> str:
     return Path(path).read_text(encoding="ascii").strip()
 
 
 @cache
 def _os_release() -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         if Path(path).exists():
-            for line in Path(path).read_text(encoding="utf-8").splitlines():
-                name, _, value = line.partition("=")
-                found[name] = value.strip("\"'")
+            found = dict(parse_environment_file(Path(path).read_text(encoding="utf-8")))
             break
     return found
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kmem_harness.core.errors import ConfigurationError
 
-__all__ = ["Assignment", "Place", "UnitFileError", "parse_unit_text", "read_unit_file"]
+__all__ = ["Assignment", "Complain", "Place", "UnitFileError", "parse_unit_text", "read_unit_file"]
 
 _COMMENT = "#;"
 _SPACE = " \t\n\r"
@@ -45,8 +46,14 @@ class Assignment:
     place: Place
 
 
-def read_unit_file(path: str | Path) -> list[Assignment]:
-    """Read the unit file or drop-in *path*. Raises: UnitFileError, ConfigurationError."""
+Complain = Callable[[Place, str], None]
+
+
+def read_unit_file(path: str | Path, complain: Complain = lambda *_: None) -> list[Assignment]:
+    """Read the unit file or drop-in *path*, as :func:`parse_unit_text` does.
+
+    Raises: UnitFileError, ConfigurationError.
+    """
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
@@ -57,14 +64,15 @@ def read_unit_file(path: str | Path) -> list[Assignment]:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UnitFileError(Place(str(path), line), "not UTF-8; save the file as UTF-8") from error
-    return parse_unit_text(text.removeprefix("\ufeff"), str(path))
+    return parse_unit_text(text.removeprefix("\ufeff"), str(path), complain)
 
 
-def parse_unit_text(text: str, file: str) -> list[Assignment]:
+def parse_unit_text(text: str, file: str, complain: Complain = lambda *_: None) -> list[Assignment]:
     """Give every assignment of *text* in order.
 
-    A line that ends with a backslash goes on in the next one, comments between them left out.
-    Raises: UnitFileError for what is neither a section, an assignment nor a comment.
+    A line that ends with a backslash goes on in the next one, comments between them left out. A line
+    that is neither a section, an assignment nor a comment is left out and told to *complain*, where
+    systemd warns and goes on. Raises: UnitFileError for a section's line that is not whole.
     """
     found: list[Assignment] = []
     section: str | None = None
@@ -84,10 +92,10 @@ def parse_unit_text(text: str, file: str) -> list[Assignment]:
         if line.startswith("["):
             section = _section(line, place)
         elif line:
-            found.append(_assignment(line, section, place))
+            found += _assignment(line, section, place, complain)
     if joined.strip(_SPACE):
         # As systemd reads it: a backslash at the end of a file joins nothing.
-        found.append(_assignment(joined.strip(_SPACE), section, Place(file, began)))
+        found += _assignment(joined.strip(_SPACE), section, Place(file, began), complain)
     return found
 
 
@@ -103,17 +111,18 @@ def _section(line: str, place: Place) -> str:
     return name
 
 
-def _assignment(line: str, section: str | None, place: Place) -> Assignment:
+def _assignment(
+    line: str, section: str | None, place: Place, complain: Complain
+) -> list[Assignment]:
     key, equals, value = line.partition("=")
     key = key.rstrip(_SPACE)
-    if not equals:
-        raise UnitFileError(
-            place, f"missing '=' in {line[:60]!r}; write KEY=VALUE, or # before a comment"
-        )
-    if not key:
-        raise UnitFileError(place, f"missing key before '=' in {line[:60]!r}")
     if section is None:
-        raise UnitFileError(
-            place, f"{key}= stands outside of a section; put it below a line such as [Service]"
-        )
-    return Assignment(section, key, value.strip(_SPACE), place)
+        wrong = f"{line[:60]!r} stands outside of a section; put it below one such as [Service]"
+    elif not equals:
+        wrong = f"missing '=' in {line[:60]!r}; write KEY=VALUE, or # before a comment"
+    elif not key:
+        wrong = f"missing key before '=' in {line[:60]!r}"
+    else:
+        return [Assignment(section, key, value.strip(_SPACE), place)]
+    complain(place, wrong)
+    return []

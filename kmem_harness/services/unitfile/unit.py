@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -40,6 +41,8 @@ class Handling(Enum):
     UNKNOWN = "unknown to systemd 252 too"
     #: ``X-``: for other programs, as systemd has it.
     IGNORED = "ignored, as systemd does"
+    #: Not what its key takes: systemd warns, and goes on without it.
+    INVALID = "not valid, and left out as systemd does"
 
 
 _TOLD = {
@@ -75,6 +78,8 @@ class Unit:
     install: InstallSettings = field(default_factory=InstallSettings)
     noted: list[Noted] = field(default_factory=list)
     specifiers: Specifiers | None = field(default=None, repr=False)
+    #: Lines that say nothing, each with its place.
+    complaints: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -146,19 +151,35 @@ def build_unit(
 ) -> Unit:
     """Merge *assignments*, in the order of their files, into one unit.
 
-    Raises: UnitFileError for the first value that cannot be read, naming file, line and key.
+    Raises: UnitFileError for a value without which systemd would not load the unit either, for one
+    of ours, and for one from a command line; other values that cannot be read are left out and noted.
     """
     unit = Unit(name, paths)
     if name.type == "service":
         unit.service = ServiceSettings()
     table = _table(name.type)
     fragment = paths[0] if paths else ""
-    user = next((a.value for a in reversed(assignments) if a.key == "User"), None)
-    unit.specifiers = Specifiers(name, fragment, directories, user or None)
+    unit.specifiers = Specifiers(name, fragment, directories)
     for assignment in assignments:
         targets = table.get((assignment.section, assignment.key), [])
-        for part, key in targets:
-            _assign(getattr(unit, part), key, assignment, unit.specifiers)
+        try:
+            left_out = [
+                one
+                for part, key in targets
+                for one in _assign(getattr(unit, part), key, assignment, unit.specifiers)
+            ]
+        except UnitFileError as error:
+            if _is_fatal(assignment):
+                raise
+            why = str(error).removeprefix(f"{assignment.place}: ")
+            unit.noted.append(Noted(assignment, Handling.INVALID, why))
+            continue
+        if left_out and _is_fatal(assignment):
+            raise UnitFileError(assignment.place, f"{assignment.key}={left_out[0]}")
+        if left_out:
+            why = f"{assignment.key}={'; '.join(left_out)}"
+            unit.noted.append(Noted(assignment, Handling.INVALID, why))
+            continue
         unit.noted.append(_note(unit, assignment, acted_on=bool(targets)))
     _check(unit)
     return unit
@@ -188,20 +209,37 @@ def apply_property(unit: Unit, text: str) -> str:
     return key
 
 
-def _assign(part: Any, key: Key, assignment: Assignment, specifiers: Specifiers) -> None:
+#: Keys without whose value systemd does not load the unit. Source: config_parse_exec and its like.
+_FATAL = ("Exec", "User", "Group", "WorkingDirectory", "X-Kmem")
+_MAY_FAIL = re.compile(r"[@:+!]*-")
+
+
+def _is_fatal(assignment: Assignment) -> bool:
+    """Say whether a value that cannot be read has to be mended before anything starts."""
+    if not assignment.place.line:  # somebody has just typed it
+        return True
+    key = assignment.key
+    may_fail = key not in ("User", "Group") and _MAY_FAIL.match(assignment.value)
+    return key.startswith(_FATAL) and key != "ExecSearchPath" and not may_fail
+
+
+def _assign(part: Any, key: Key, assignment: Assignment, specifiers: Specifiers) -> list[str]:
+    """Set a field; give what of a list was left out, and why. Raises: UnitFileError."""
     if not assignment.value:
         if key.many and not key.resets:
-            return
+            return []
         setattr(part, key.field, getattr(type(part)(), key.field))
-        return
+        return []
+    context = Context(specifiers, assignment.place)
     try:
-        value = key.parse(assignment.value, Context(specifiers, assignment.place))
-    except ValueError as error:
+        value = key.parse(assignment.value, context)
+    except (ValueError, ConfigurationError) as error:
         raise UnitFileError(assignment.place, f"{assignment.key}={error}") from error
     if key.many:
         getattr(part, key.field).extend(value)
     else:
         setattr(part, key.field, value)
+    return context.left_out
 
 
 def _note(unit: Unit, assignment: Assignment, *, acted_on: bool) -> Noted:

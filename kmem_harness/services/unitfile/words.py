@@ -6,14 +6,13 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 __all__ = [
     "WHITESPACE",
     "QuotingError",
     "expand_arguments",
     "next_word",
-    "parse_environment_file",
     "split_words",
 ]
 
@@ -27,9 +26,10 @@ _SIMPLE = {
 }
 #: Letter: how many digits follow, in which base.
 _NUMBERED = {"x": (2, 16), "u": (4, 16), "U": (8, 16)}
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _BRACED = re.compile(r"\$(?:\$|\{([^}]*)\})")
 _LARGEST_CHARACTER = 0x10FFFF
+_SURROGATES = range(0xD800, 0xE000)
+_LARGEST_BYTE = 0xFF
 
 
 class QuotingError(ValueError):
@@ -69,7 +69,7 @@ def next_word(text: str, at: int = 0, *, escapes: bool = True) -> tuple[str | No
         at += 1
     if quote:
         raise QuotingError(f"a quote ({quote}) is not closed")
-    return "".join(word), _skip(text, at)
+    return _joined(word), _skip(text, at)
 
 
 def split_words(text: str, *, escapes: bool = True) -> list[str]:
@@ -80,6 +80,14 @@ def split_words(text: str, *, escapes: bool = True) -> list[str]:
         found.append(word)
         word, at = next_word(text, at, escapes=escapes)
     return found
+
+
+def _joined(parts: list[str]) -> str:
+    """Put a word together in which bytes stand for parts of characters."""
+    word = "".join(parts)
+    if word.isascii():
+        return word
+    return word.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
 def _skip(text: str, at: int) -> int:
@@ -100,8 +108,11 @@ def _unescape(text: str, at: int) -> tuple[str, int]:
         value = int(digits, base) if len(digits) == length and digits.isalnum() else 0
     except ValueError:
         value = 0
-    if 0 < value <= (_LARGEST_CHARACTER if letter in "uU" else 0xFF):
+    if letter in ("u", "U") and 0 < value <= _LARGEST_CHARACTER and value not in _SURROGATES:
         return chr(value), start + length
+    if letter not in ("u", "U") and 0 < value <= _LARGEST_BYTE:
+        # A byte, which may be one of several that make a character.
+        return bytes((value,)).decode("utf-8", "surrogateescape"), start + length
     return text[at : at + 2], at + 2
 
 
@@ -126,65 +137,3 @@ def expand_arguments(arguments: list[str], environment: Mapping[str, str]) -> li
                 )
             )
     return found
-
-
-def parse_environment_file(text: str) -> Iterator[tuple[str, str]]:
-    """Give the variables of an ``EnvironmentFile=``: shell-like quoting, no expansion.
-
-    Lines that set nothing are passed over, as systemd does. Source: env-file.c of systemd 252.
-    """
-    at = 0
-    while at < len(text):
-        at = _skip(text, at)
-        if at < len(text) and text[at] in "#;":
-            at = _end_of_line(text, at)
-            continue
-        equals = text.find("=", at)
-        end = _end_of_line(text, at)
-        if equals < 0 or equals > end:
-            at = end + 1
-            continue
-        name = text[at:equals].rstrip(WHITESPACE)
-        value, at = _environment_value(text, equals + 1)
-        if _NAME.fullmatch(name):
-            yield name, value
-
-
-def _end_of_line(text: str, at: int) -> int:
-    """Find the newline that ends a line; an escaped one does not."""
-    while at < len(text) and text[at] != "\n":
-        at += 2 if text[at] == "\\" else 1
-    return min(at, len(text))
-
-
-def _environment_value(text: str, at: int) -> tuple[str, int]:
-    value: list[str] = []
-    kept = 0  # what stands before trailing space that is not quoted
-    quote = ""
-    while at < len(text) and text[at] in " \t":
-        at += 1
-    while at < len(text):
-        char = text[at]
-        following = text[at + 1 : at + 2]
-        if char == "\\" and quote != "'":
-            # In double quotes only what would be special loses its backslash.
-            if following != "\n":
-                value.append(following if not quote or following in '"\\`$' else char + following)
-            kept = len(value)
-            at += 2
-            continue
-        if quote:
-            if char == quote:
-                quote = ""
-            else:
-                value.append(char)
-            kept = len(value)
-        elif char == "\n":
-            break
-        elif char in "\"'" and not value:
-            quote = char
-        else:
-            value.append(char)
-            kept = kept if char in WHITESPACE else len(value)
-        at += 1
-    return "".join(value[:kept]), at + 1

@@ -232,7 +232,7 @@ def complaint(capsys, *arguments: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[Service]\nExecStart=/bin/true\nnonsense\n", "a.service:3: missing '='"),
+        ("[Service\nExecStart=/bin/true\n", "a.service:1: invalid section header"),
         (
             "[Service]\nExecStart=/nonexistent/x\n",
             "a.service:2: '/nonexistent/x' cannot be executed",
@@ -252,11 +252,29 @@ def test_services_when_a_unit_is_wrong_then_nothing_starts(tmp_path, capsys, tex
     assert len(said.splitlines()) == 1
 
 
+def test_services_when_systemd_would_warn_then_it_is_told_and_all_runs(tmp_path, capsys):
+    (tmp_path / "a.service").write_text(
+        "nothing=1\n[Service]\nExecStart=/bin/echo ran\nnonsense\nRestart=sometimes\n"
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["services", "run", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "a.service  ran" in said
+    for words in (
+        "a.service:1: 'nothing=1' stands outside of a section",
+        "a.service:4: missing '=' in 'nonsense'",
+        "a.service:5: Restart='sometimes' is not known",
+    ):
+        assert f"a.service: {tmp_path}/{words}" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("run",), "Missing argument"),
         (("run", "nowhere.service"), "was not found"),
+        (("run", "nosuch"), "unit 'nosuch.service' was not found"),
         (("run", ".", "-p", "a.service"), "is not UNIT:KEY=VALUE"),
         (("run", ".", "-p", "zz.service:X-KmemMax=1M"), "no service is among them"),
         (("run", "what?"), "is not a unit name"),

@@ -92,6 +92,30 @@ def test_memory_limit_when_met_then_oom_policy_decides(stage, policy, result):
     assert found["memcg"]["memory"]["max_usage"] <= 64 << 20
 
 
+def test_memory_limit_when_met_after_many_refusals_then_oom_policy_still_sees_it(stage):
+    """It looked at the cards, of which the first hundred are kept."""
+
+    async def script(stage):
+        await stage.until_state("a.service", "failed")
+
+    greedy = (
+        "import os, time\\n"
+        "for _ in range(120):\\n  try: os.mkdir('/nonexistent/x')\\n  except OSError: pass\\n"
+        "if os.fork() == 0: taken = [bytearray(1 << 20) for _ in range(150)]\\n"
+        "time.sleep(60)"
+    )
+    found = stage.play(
+        {
+            "a.service": "MemoryMax=64M\nOOMPolicy=stop\nX-KmemInject=mkdir:error=ENOMEM\n"
+            f'ExecStart=/usr/bin/env python3 -c "{greedy}"\n'
+        },
+        script,
+    )["a.service"]
+    assert found["refusals"]["total"] > 120
+    assert found["result"] == "oom-kill"
+    assert sum(found["refusals"]["by"].values()) == found["refusals"]["total"]
+
+
 def test_memory_limit_when_too_small_for_our_own_program_then_it_is_called_out_of_memory(stage):
     async def script(stage):
         await stage.until_state("a.service", "failed")

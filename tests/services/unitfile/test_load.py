@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from kmem_harness.services.unitfile.load import Library, UnitNotFoundError, read
 from kmem_harness.services.unitfile.specifiers import Directories
 from kmem_harness.services.unitfile.syntax import UnitFileError
 from kmem_harness.services.unitfile.unit import Handling, apply_property
+from tests.services.oracle import needs_systemd
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,19 +136,13 @@ def test_command_lines_when_read_then_prefixes_and_separators_are_systemds(tmp_p
         ("[Service]\nExecStart=bin/echo\n", "x.service:2: ExecStart='bin/echo' is neither"),
         ("[Service]\nExecStart=\n", "no ExecStart="),
         ("[Service]\nExecStart=/bin/a\nExecStart=/bin/b\n", "exactly one ExecStart="),
-        (service("Restart=sometimes"), "Restart='sometimes' is not known"),
-        (service("TimeoutStopSec=soon"), "x.service:3: TimeoutStopSec='soon' is not a time span"),
         (service("X-KmemMax=1K"), "x.service:3: X-KmemMax='1K' is below one page"),
         (service("X-KmemMax=8 apples"), "X-KmemMax='8 apples' is not a size"),
         (service("X-KmemMaximum=8M"), "unknown key X-KmemMaximum="),
         (service("X-KmemInject=clone:error=EWHAT"), "x.service:3: X-KmemInject="),
-        (service("TasksMax=0"), "TasksMax='0' lets no task be"),
-        (service("MemoryMax=120%"), "more than all there is"),
-        (service("Environment=A"), "Environment='A' sets no variable"),
-        (service("RuntimeDirectory=../etc"), "RuntimeDirectory='../etc' is not a relative path"),
-        (service("[Unit]\nAfter=nonsense"), "After='nonsense' is not a unit name"),
         (service("Type=oneshot\nRestart=always"), "never ends with Type=oneshot"),
-        (service("Slice=a.service"), "Slice='a.service' is not a slice"),
+        (service("User=a:b"), "User='a:b' is not a user's or group's name"),
+        (service("WorkingDirectory=here"), "WorkingDirectory='here' is not an absolute path"),
     ],
 )
 def test_unit_when_a_value_is_wrong_then_the_error_says_where_and_what(tmp_path, text, words):
@@ -154,6 +150,100 @@ def test_unit_when_a_value_is_wrong_then_the_error_says_where_and_what(tmp_path,
     with pytest.raises(UnitFileError) as caught:
         load(tmp_path, "x.service")
     assert words in str(caught.value)
+
+
+#: What systemd warns of and goes on without, and how we say so.
+WARNED = [
+    ("Restart=sometimes", "'sometimes' is not known"),
+    ("Type=often", "'often' is not known"),
+    ("NotifyAccess=everybody", "'everybody' is not known"),
+    ("KillMode=gently", "'gently' is not known"),
+    ("OOMPolicy=pray", "'pray' is not known"),
+    ("RuntimeDirectoryPreserve=maybe", "'maybe' is not known"),
+    ("TimeoutStartFailureMode=x", "'x' is not known"),
+    ("TimeoutStopFailureMode=x", "'x' is not known"),
+    ("TimeoutStopSec=soon", "'soon' is not a time span"),
+    ("RemainAfterExit=perhaps", "'perhaps' is neither yes nor no"),
+    ("KillSignal=SIGNOTHING", "'SIGNOTHING' is not a signal"),
+    ("UMask=0999", "0999"),
+    ("Nice=40", "'40' is not between -20 and 19"),
+    ("OOMScoreAdjust=5000", "'5000'"),
+    ("LimitNOFILE=many", "many"),
+    ("TasksMax=0", "'0' lets no task be"),
+    ("MemoryMax=120%", "more than all there is"),
+    ("Slice=a.service", "'a.service' is not a slice"),
+    ("EnvironmentFile=here", "'here' is not an absolute path"),
+    ("[Unit]\nOnFailureJobMode=x", "'x' is not known"),
+    ("[Unit]\nStartLimitBurst=few", "few"),
+    ("ExecStartPre=-relative/path", "neither an absolute path"),
+    ("SyslogIdentifier=%Z", "unknown specifier '%Z'"),
+]
+
+
+@needs_systemd
+def test_values_when_systemd_reads_them_then_it_warns_of_each_and_loads_the_unit(tmp_path):
+    units = {f"{number}.service": service(line) for number, (line, _) in enumerate(WARNED)}
+    write(tmp_path, units)
+    said = subprocess.run(
+        ["systemd-analyze", "verify", *(str(tmp_path / name) for name in units)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0
+    assert {name for name in units if f"{name}:" not in said.stderr} == set()
+
+
+@pytest.mark.parametrize(("line", "words"), WARNED)
+def test_value_when_systemd_warns_of_it_then_it_is_left_out_and_told(tmp_path, line, words):
+    """It refused the whole run, where systemd goes on."""
+    write(tmp_path, {"x.service": service(line), "y.service": service("")})
+    unit = load(tmp_path, "x.service")
+    (noted,) = [one for one in unit.not_emulated() if one.handling is Handling.INVALID]
+    assert words in noted.why
+    plain = load(tmp_path, "y.service")
+    assert (unit.unit, unit.limits) == (plain.unit, plain.limits)
+    assert {**vars(unit.service), "exec_start": []} == {**vars(plain.service), "exec_start": []}
+
+
+@pytest.mark.parametrize(
+    ("line", "left", "words"),
+    [
+        ("Environment=A=1 B C=3", ("service", "environment", ["A=1", "C=3"]), "'B' sets no"),
+        (
+            "SuccessExitStatus=3 often 300 SIGUSR1",
+            ("service", "success_codes", {3}),
+            "'300' is not an exit status",
+        ),
+        (
+            "[Unit]\nAfter=a.service nonsense b.service",
+            ("unit", "after", ["a.service", "b.service"]),
+            "'nonsense' is not a unit name",
+        ),
+        (
+            "RuntimeDirectory=x ../etc y",
+            ("service", "runtime_directory", ["x", "y"]),
+            "'../etc' is not a relative path",
+        ),
+    ],
+)
+def test_list_when_a_word_of_it_is_wrong_then_the_others_count(tmp_path, line, left, words):
+    write(tmp_path, {"x.service": service(line)})
+    unit = load(tmp_path, "x.service")
+    assert words in unit.not_emulated()[0].why
+    part, field, expected = left
+    if field == "success_codes":
+        assert set().union(*(one.codes for one in unit.service.success_exit_status)) == expected
+    else:
+        assert getattr(getattr(unit, part), field) == expected
+
+
+def test_property_when_typed_and_wrong_then_that_is_an_error(tmp_path):
+    write(tmp_path, {"x.service": service("")})
+    properties = [("x.service", "Restart", "sometimes")]
+    library = Library([str(tmp_path)], Directories("/run/kmem"), properties)
+    with pytest.raises(UnitFileError, match="'sometimes' is not known"):
+        library.load("x.service")
 
 
 def test_keys_when_not_acted_on_then_each_is_noted(tmp_path):
@@ -225,12 +315,25 @@ def test_request_when_a_folder_is_given_then_templates_and_fragments_are_left_ou
     [
         ("b@.service", "is a template"),
         ("./nowhere.service", "does not exist"),
-        ("what", "not a unit"),
+        ("what?", "not a unit"),
     ],
 )
 def test_request_when_it_names_nothing_that_can_run_then_that_is_an_error(argument, words):
     with pytest.raises(ConfigurationError, match=words):
         read_request([argument])
+
+
+@pytest.mark.parametrize(
+    ("argument", "name"),
+    [
+        ("nosuch", "nosuch.service"),
+        ("foo.bar", "foo.bar.service"),
+        ("foo@1", "foo@1.service"),
+        ("a.target", "a.target"),
+    ],
+)
+def test_request_when_a_name_has_no_suffix_then_a_service_is_meant(argument, name):
+    assert read_request([argument]).names == (name,)
 
 
 def test_unit_when_nowhere_then_the_error_says_where_it_was_looked_for(tmp_path):

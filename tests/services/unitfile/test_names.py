@@ -53,6 +53,19 @@ def test_slice_when_a_part_of_its_name_is_empty_then_that_is_an_error(name):
         slice_path(name)
 
 
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("srv-caf\\xc3\\xa9", "/srv/café"),
+        ("\\xe2\\x82\\xac", "/€"),
+        ("a\\x2db-c", "/a-b/c"),
+        ("-", "/"),
+    ],
+)
+def test_path_when_its_name_is_no_ascii_then_it_is_whole(text, path):
+    assert unescape(text, path=True) == path
+
+
 @needs_systemd
 @pytest.mark.parametrize(
     "text", ["a/b", "plain", ".hidden", "with space-and:dash", "ünïcode", "x@y"]

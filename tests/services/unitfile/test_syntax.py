@@ -44,16 +44,30 @@ def test_value_when_it_holds_equals_and_hashes_then_they_stay():
     [
         ("[Unit\n", 1, "invalid section header"),
         ("[]\n", 1, "invalid section header"),
-        ("[Unit]\nno assignment\n", 2, "missing '='"),
-        ("[Unit]\n\n=x\n", 3, "missing key"),
-        ("A=1\n", 1, "outside of a section"),
-        ("[Unit]\nA=1\\\nb\nnot one\n", 4, "missing '='"),
     ],
 )
 def test_text_when_it_is_wrong_then_the_error_names_file_and_line(text, line, words):
     with pytest.raises(UnitFileError, match=words) as caught:
         parse_unit_text(text, "dir/x.service")
     assert str(caught.value).startswith(f"dir/x.service:{line}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("[Unit]\nno assignment\nB=2\n", 2, "missing '='"),
+        ("[Unit]\n\n=x\nB=2\n", 3, "missing key"),
+        ("A=1\n[Unit]\nB=2\n", 1, "outside of a section"),
+        ("[Unit]\nA=1\\\nb\nnot one\nB=2", 4, "missing '='"),
+    ],
+)
+def test_line_when_it_says_nothing_then_that_is_told_and_the_rest_counts(text, line, words):
+    told = []
+    found = parse_unit_text(text, "x.service", lambda place, wrong: told.append((place, wrong)))
+    ((place, wrong),) = told
+    assert place.line == line
+    assert words in wrong
+    assert (found[-1].key, found[-1].value) == ("B", "2")
 
 
 def test_file_when_it_is_not_utf8_then_the_error_names_the_line(tmp_path):

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from kmem_harness.services.unitfile.environment import parse_environment_file
 from kmem_harness.services.unitfile.words import (
     QuotingError,
     expand_arguments,
-    parse_environment_file,
     split_words,
 )
 
@@ -30,6 +30,10 @@ def test_words_when_split_then_quotes_and_escapes_are_systemds(text, words):
 def test_words_when_a_quote_is_open_then_that_is_an_error():
     with pytest.raises(QuotingError):
         split_words("a 'b c")
+
+
+def test_word_when_bytes_are_escaped_then_they_make_characters():
+    assert split_words(r"\xc3\xa9 \303\244 \u20ac") == ["é", "ä", "€"]
 
 
 @pytest.mark.parametrize(
@@ -67,3 +71,32 @@ def test_environment_file_when_read_then_quoting_is_a_shells_and_nothing_expands
         "F": "",
         "G": "x # not a comment",
     }
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("""A="x"'y'""", "xy"),
+        ("""A='x'"y"z""", "xyz"),
+        ("""A="x" y""", "xy"),
+        ("""A='a b' 'c d'""", "a bc d"),
+        ("""A=x"y\"""", 'x"y"'),
+        ("""A="x\\\ny\"""", "xy"),
+        ("""A='x\\\ny'""", "x\\\ny"),
+        ("""A="x\ny\"""", "x\ny"),
+        ("A=x\\ y\\  ", "x y "),
+        ("A=x\\\n  y", "x  y"),
+        ("A=  x  ", "x"),
+        ("A='  x  '  ", "  x  "),
+        ("""A="\\a\\$\\`\\\\\"""", "\\a$`\\"),
+        ("""A=\\"x""", '"x'),
+        ("A=x # y", "x # y"),
+        ("A=", ""),
+        ('A="open', "open"),
+        ("A = x", "x"),
+        ("#\\\nB=1\nA=x", "x"),
+        ("A=x\r\nB=y", "x"),
+    ],
+)
+def test_environment_file_when_a_value_has_parts_then_it_is_as_systemd_reads_it(line, value):
+    assert dict(parse_environment_file(line))["A"] == value

@@ -1,0 +1,1 @@
+"""Find limits: the one search that sweeps, experiments and services share."""

@@ -29,6 +29,7 @@ from kmem_harness.calibrate.measure import (
 from kmem_harness.calibrate.memcg import RealMemcg
 from kmem_harness.core.errors import KmemHarnessError
 from kmem_harness.procfs.processes import BoxProcesses, stat_of
+from kmem_harness.procfs.steps import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +115,7 @@ def check(load: Load, harness: Harness, costs: CostTable, hierarchy: str) -> Out
         )
         running: Any = box.running
         ask(running)
-        (target,) = BoxProcesses(running.init_pid, with_init=False).list()
+        (target,) = result_of(BoxProcesses(running.init_pid, with_init=False).list())
         memcg.add(target)
         before = (box.memcg.kmem.usage, memcg.settled_usage())
         if load.kind == "descriptor-table":

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kmem_harness.calibrate.memcg import RealMemcg
 from kmem_harness.core.errors import KmemHarnessError, UnsupportedHostError
 from kmem_harness.procfs.memory_maps import AddressSpaces
+from kmem_harness.procfs.steps import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -217,7 +218,7 @@ def _point(
 ) -> tuple[float, float]:
     """Give how many objects of *kind* there are, and what is charged for them."""
     usage = memcg.settled_usage()
-    grown = spaces.sum(memcg.pids()).kinds
+    grown = result_of(spaces.sum(memcg.pids())).kinds
     nr: float = grown.pop(kind, made)
     if kind == "descriptor-table":
         nr = _table_units(pid)

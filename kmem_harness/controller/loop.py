@@ -1,4 +1,4 @@
-"""Wait for many descriptors in one thread. Knows poll and time; knows nothing of memcgs."""
+"""Wait for many descriptors in one thread, and do long jobs in between. Knows nothing of memcgs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import heapq
 import itertools
 import select
 import time
+from collections import deque
+from os import sched_yield
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["HANGUP", "OUT_OF_DESCRIPTORS", "READABLE", "Loop", "Timer"]
 
@@ -29,6 +31,10 @@ _CROWD = 2
 _SURE_LOOKS = 8
 #: After so many turns somebody is told that there is much to do.
 _BUSY_TURNS = 128
+#: So long a job may keep everybody waiting; between two such times they get our processor, too, for a
+#: fifth of the time at most.
+_JOB_SECONDS = 0.000_05
+_YIELD_REST = 4.0
 
 
 class Waking(Protocol):
@@ -45,9 +51,8 @@ class Waking(Protocol):
 class Waiting(Protocol):
     """What waits instead of us, and answers what it can meanwhile."""
 
-    #: The listener answered last, when it last waited, and how many had calls then; -1 for none.
+    #: The listener answered last, when it last waited; -1 for none.
     last_fd: int
-    nr_waiting: int
 
     def watch(self, listener: Any) -> None:
         """Wait for *listener*, too."""
@@ -57,9 +62,6 @@ class Waiting(Protocol):
 
     def wait(self, patience_ms: float | None) -> list[tuple[int, int]]:
         """Wait as ``poll`` does."""
-
-    def glance(self) -> list[tuple[int, int]]:
-        """Do the same without waiting, in the middle of something."""
 
 
 _Waiting = TypeVar("_Waiting", bound=Waiting)
@@ -110,7 +112,8 @@ class Loop:
             self._others.fileno(): lambda _: self._dispatch(self._others.poll(0))
         }
         self._fresh: set[int] = set()
-        self._is_stale = False
+        self._jobs: deque[Iterator[Any]] = deque()
+        self._yield_due = 0.0
         self._waiting: Waiting | None = None
         self._wait: Callable[[float | None], list[tuple[int, int]]] = self._poll.poll
         self._when_busy: Callable[[], None] | None = None
@@ -164,6 +167,13 @@ class Loop:
         heapq.heappush(self._timers, (time.monotonic() + seconds, self._nr_timers, timer))
         return timer
 
+    def spawn(self, job: Iterator[Any]) -> None:
+        """Take the steps of *job*, by turns with other jobs, and serve everybody in between.
+
+        A job that yields a list instead of nothing waits in it, until somebody spawns it again.
+        """
+        self._jobs.append(job)
+
     def when_busy(self, action: Callable[[], None]) -> None:
         """Run *action* once, when there has been much to do."""
         self._when_busy = action
@@ -187,7 +197,7 @@ class Loop:
 
     def run(self) -> None:
         """Serve until :meth:`stop`."""
-        dispatch, fresh, timers = self._dispatch, self._fresh, self._timers
+        dispatch, fresh, timers, jobs = self._dispatch, self._fresh, self._timers, self._jobs
         now = time.monotonic
         turns = itertools.count(1)
         ready: list[tuple[int, int]] = []
@@ -198,8 +208,10 @@ class Loop:
                 if patience_ms <= 0:
                     self._run_timers()
                     patience_ms = 0
+            if jobs:
+                self._go_on(jobs)
+                patience_ms = 0
             fresh.clear()
-            self._is_stale = False
             turn = next(turns)
             if turn == _BUSY_TURNS and self._when_busy is not None:
                 self._when_busy()
@@ -210,19 +222,24 @@ class Loop:
             ready = self._wait(patience_ms)
             dispatch(ready)
 
-    def glance(self) -> None:
-        """Serve listeners that are readable now, in the middle of another handler."""
-        self._is_stale = True  # what this round still has of listeners is true no more
-        if self._waiting is None:
-            ready = self._poll.poll(0)
-            nr_waiting = sum(fd in self._listeners for fd, _ in ready)
-        else:
-            ready = self._waiting.glance()
-            nr_waiting = self._waiting.nr_waiting
-        self._note_waiting(nr_waiting - 1)  # one may be held back by that handler
-        for fd, events in ready:
-            if fd in self._listeners:
-                self._handlers[fd](events)
+    def _go_on(self, jobs: deque[Iterator[Any]]) -> None:
+        """Give the next job its time; then let those run who wait for our processor.
+
+        Outside a crowd whoever is answered is woken there.
+        """
+        end = time.monotonic() + _JOB_SECONDS
+        job = jobs.popleft()
+        while (waits := next(job, jobs)) is None:
+            if time.monotonic() >= end:
+                jobs.append(job)
+                break
+        if waits is not None and waits is not jobs:
+            waits.append(job)
+        began = time.monotonic()
+        if began >= self._yield_due and not self.is_crowd:
+            sched_yield()
+            ended = time.monotonic()
+            self._yield_due = ended + (ended - began) * _YIELD_REST
 
     def _look_for_crowd(self, last: int) -> None:
         self._note_waiting(
@@ -245,8 +262,6 @@ class Loop:
             handler = handlers.get(fd)
             # An event of this round is not for a number that was closed and given out since.
             if handler is None or fd in fresh:
-                continue
-            if self._is_stale and fd in self._listeners and not self._listeners[fd].handed:
                 continue
             handler(events)
 

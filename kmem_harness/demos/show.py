@@ -25,6 +25,7 @@ from kmem_harness.core.sizes import format_size, parse_size
 from kmem_harness.demos.scenarios import SCENARIOS
 from kmem_harness.harness import Harness
 from kmem_harness.procfs.census import DescendantCensus, NamespaceCensus, TaskCensus
+from kmem_harness.procfs.steps import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -231,7 +232,7 @@ def _watch(culprit: Box, phase: _Phase, live: Live, seconds: float, refused: str
             with suppress(OSError):
                 # What two counts in a row hold was alive at once. One alone would also hold
                 # what died, and what was born, while it was counted.
-                now_alive = census.processes()
+                now_alive = result_of(census.processes())
                 before, tasks = now_alive, len(before & now_alive)
                 phase.alive = max(phase.alive, tasks)
                 count = f"{tasks:5d} tasks alive, at most {phase.alive:5d}"

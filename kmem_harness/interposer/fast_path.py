@@ -40,7 +40,7 @@ IN_VAIN = 2
 _READABLE = 1  # POLLIN
 _TRIPLE = 3
 _AT_FIRST = 8
-_NR_FIGURES = 6
+_NR_FIGURES = 5
 
 
 class _Counter(ctypes.Structure):
@@ -86,9 +86,7 @@ class Account(ctypes.Structure):
 
     _fields_ = [
         ("lent", ctypes.c_int64),
-        ("quiet_until", ctypes.c_int64),
-        ("spared_until", ctypes.c_int64),
-        ("rests_until", ctypes.c_int64),
+        ("beyond", ctypes.c_int64),
         ("nr_counters", ctypes.c_uint32),
         ("kmem", ctypes.c_uint32),
         ("vanished", ctypes.c_uint32),
@@ -122,13 +120,11 @@ class _Shared(ctypes.Structure):
         ("ready", ctypes.c_void_p),
         ("handed", ctypes.c_void_p),
         ("nr_fds", ctypes.c_uint32),
-        ("glances", ctypes.c_uint32),
         ("is_told", ctypes.c_uint32),
         ("nr_changes", ctypes.c_uint32),
         ("nr_touched", ctypes.c_uint32),
         ("nr_charged", ctypes.c_uint32),
         ("last_fd", ctypes.c_int32),
-        ("nr_waiting", ctypes.c_uint32),
         ("nr_vanished", ctypes.c_uint32),
         ("changes", ctypes.c_int32 * (_TRIPLE * _CHANGES)),
         ("touched", ctypes.c_int32 * (_TRIPLE * _TOUCHED)),
@@ -151,7 +147,7 @@ class FastPath:
         if list(sizes) != [ctypes.sizeof(_Shared), ctypes.sizeof(Account)]:
             raise OSError(0, "was built from other sources; install the package again", LIBRARY)
         self._wait = library.kmem_wait
-        self._wait.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint32)
+        self._wait.argtypes = (ctypes.c_void_p, ctypes.c_int64)
         self._decide = library.kmem_decide
         self._decide.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p)
         self._shared = shared = _Shared()
@@ -208,13 +204,11 @@ class FastPath:
         ctypes.memset(ctypes.addressof(account), 0, ctypes.sizeof(account))
         return account
 
-    def lend(self, account: int, quiet_until: int, spared_until: int, rests_until: int) -> None:
-        """Have calls of an account answered. Units: bytes and nanoseconds, as in the C source."""
+    def lend(self, account: int, beyond: int) -> None:
+        """Have calls of an account answered, and new peaks let by up to *beyond* bytes."""
         words = self._account_words
         at = account * _ACCOUNT_WORDS
-        words[at + 1] = quiet_until
-        words[at + 2] = spared_until
-        words[at + 3] = rests_until
+        words[at + 1] = beyond
         words[at] = 1
 
     def withdraw(self, account: int) -> None:
@@ -253,14 +247,13 @@ class FastPath:
 
     # -- what is done ----------------------------------------------------------------------
 
-    def wait(self, nanoseconds: int, *, glances: bool = False) -> list[int]:
+    def wait(self, nanoseconds: int) -> list[int]:
         """Answer calls until there is something for us, or the time is over; under 0 is never.
 
-        *glances*: in the middle of a look at one box, which is not lent then.
         Shape: descriptor, events and how its call was taken, if it was, of each in turn.
         Raises: OSError.
         """
-        nr = self._wait(self._address, nanoseconds, glances)
+        nr = self._wait(self._address, nanoseconds)
         if nr < 0:
             raise OSError(-nr, os.strerror(-nr))
         return self._ready[: _TRIPLE * nr].tolist() if nr else []
@@ -270,7 +263,7 @@ class FastPath:
         return NOTIFICATION.unpack_from(self._arrays["handed"], at * NOTIFICATION.size)
 
     def figures(self) -> list[int]:
-        """Give the numbers of changes, threads and counters, who was answered last, who waited, how many left."""
+        """Give the numbers of changes, threads and counters, who was answered last, and how many left."""
         return self._figures.tolist()
 
     def decide(self, account: int, notification: bytes) -> int:

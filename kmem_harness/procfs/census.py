@@ -11,11 +11,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from kmem_harness.interposer.syscalls import ARCHITECTURES
-from kmem_harness.procfs.pids import list_pids
+from kmem_harness.procfs.pids import list_numbers, numbers_in
+from kmem_harness.procfs.steps import result_of
 from kmem_harness.procfs.stillness import Stillness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = [
     "DescendantCensus",
@@ -63,13 +66,13 @@ class Tasks(NamedTuple):
 class TaskCensus(Protocol):
     """Count the tasks of one box. A task that lives throughout the count is in it."""
 
-    def count(self, *, with_threads: bool) -> Tasks:
+    def count(self, *, with_threads: bool) -> Steps[Tasks]:
         """Count now; without *with_threads* the threads are left at 0, which is cheaper."""
 
-    def living(self) -> int:
+    def living(self) -> Steps[int]:
         """Count the processes of which a thread is left: those that wait to be reaped are not."""
 
-    def processes(self) -> frozenset[str]:
+    def processes(self) -> Steps[frozenset[str]]:
         """Name what :meth:`count` counts as processes: a pid each, as this census sees them."""
 
     def close(self) -> None:
@@ -92,14 +95,14 @@ class _Kept:
         self._asked: tuple[object, ...] = ()
         self._tasks = Tasks(0, 0)
 
-    def count(self, count: Callable[[], Tasks], *asked: object) -> Tasks:
+    def count(self, count: Callable[[], Steps[Tasks]], *asked: object) -> Steps[Tasks]:
         """Give the last count, if it would be the same again and was *asked* in the same way."""
         stillness = self._stillness
         if stillness is not None:
             if asked == self._asked and stillness.lasts():
                 return self._tasks
             stillness.about_to_look()
-        self._tasks, self._asked = count(), asked
+        self._tasks, self._asked = (yield from count()), asked
         if stillness is not None:
             stillness.looked()
         elif self._tasks.processes > _WORTH_ASKING:
@@ -118,33 +121,27 @@ class NamespaceCensus:
     created outside the box). Source: fs/proc/base.c, proc_pid_readdir, proc_task_getattr.
     """
 
-    def __init__(
-        self,
-        init_pid: int,
-        exempt: set[str] | frozenset[str],
-        breathe: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, init_pid: int, exempt: set[str] | frozenset[str]) -> None:
         """Open the procfs that *init_pid* sees; *exempt* holds pids as the namespace numbers them.
 
-        The caller may change that set later on. *breathe* is called between the steps of a count.
+        The caller may change that set later on.
         Raises: OSError if init is gone or hides its root.
         """
         self._proc = os.open(f"/proc/{init_pid}/root/proc", os.O_RDONLY | os.O_DIRECTORY)
         self._exempt = exempt
-        self._breathe = breathe
         self._kept = _Kept()
         self._first = _FIRST_PID_OFFSET
-        if "1" not in self._pids():
+        if "1" not in result_of(self._pids()):
             self._first = 0
 
-    def count(self, *, with_threads: bool) -> Tasks:
+    def count(self, *, with_threads: bool) -> Steps[Tasks]:
         """See :class:`TaskCensus`."""
         return self._kept.count(
             lambda: self._count(with_threads=with_threads), with_threads, len(self._exempt)
         )
 
-    def _count(self, *, with_threads: bool) -> Tasks:
-        pids = self._pids()
+    def _count(self, *, with_threads: bool) -> Steps[Tasks]:
+        pids = yield from self._pids()
         processes = len(pids) - len(self._exempt.intersection(pids))
         threads = 0
         if with_threads:
@@ -152,16 +149,16 @@ class NamespaceCensus:
                 with suppress(OSError):  # it died since it was listed
                     task = os.stat(f"{pid}/task", dir_fd=self._proc)
                     threads += max(task.st_nlink - 3, 0)
-                self._breathe()
+                yield
         return Tasks(processes, threads)
 
-    def living(self) -> int:
+    def living(self) -> Steps[int]:
         """See :class:`TaskCensus`."""
         living = 0
-        for pid in self.processes():
+        for pid in (yield from self.processes()):
             with suppress(FileNotFoundError, ProcessLookupError):  # reaped since it was listed
                 living += not _has_ended(_read(f"{pid}/stat", within=self._proc))
-            self._breathe()
+            yield
         return living
 
     def close(self) -> None:
@@ -169,12 +166,12 @@ class NamespaceCensus:
         os.close(self._proc)
         self._kept.close()
 
-    def processes(self) -> frozenset[str]:
+    def processes(self) -> Steps[frozenset[str]]:
         """See :class:`TaskCensus`."""
-        return frozenset(self._pids()) - self._exempt
+        return frozenset((yield from self._pids())) - self._exempt
 
-    def _pids(self) -> list[str]:
-        return list_pids(self._proc, self._first, self._breathe)
+    def _pids(self) -> Steps[list[str]]:
+        return list_numbers(self._proc, self._first)
 
 
 class DescendantCensus:
@@ -184,55 +181,46 @@ class DescendantCensus:
     parents read while it changes is read again. Costs a read per process of the host.
     """
 
-    def __init__(
-        self,
-        init_pid: int,
-        exempt: frozenset[str],
-        breathe: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Count below *init_pid*; *exempt* holds pids that are not counted, init's among them.
-
-        *breathe* is called between the steps of a count.
-        """
+    def __init__(self, init_pid: int, exempt: frozenset[str]) -> None:
+        """Count below *init_pid*; *exempt* holds pids that are not counted, init's among them."""
         self._init = init_pid
-        self._breathe = breathe
         self._exempt = frozenset(int(pid) for pid in exempt)
         self._kept = _Kept()
 
-    def count(self, *, with_threads: bool) -> Tasks:
+    def count(self, *, with_threads: bool) -> Steps[Tasks]:
         """See :class:`TaskCensus`."""
         return self._kept.count(lambda: self._count(with_threads=with_threads), with_threads)
 
-    def _count(self, *, with_threads: bool) -> Tasks:
-        found = self._list()
+    def _count(self, *, with_threads: bool) -> Steps[Tasks]:
+        found = yield from self._list()
         counted = found.keys() - self._exempt
         # The threads of an exempt process were made inside all the same.
         threads = sum(max(one.threads - 1, 0) for one in found.values()) if with_threads else 0
         return Tasks(len(counted), threads)
 
-    def living(self) -> int:
+    def living(self) -> Steps[int]:
         """See :class:`TaskCensus`."""
-        found = self._list()
+        found = yield from self._list()
         return sum(not found[pid].ended for pid in found.keys() - self._exempt)
 
-    def processes(self) -> frozenset[str]:
+    def processes(self) -> Steps[frozenset[str]]:
         """See :class:`TaskCensus`."""
-        return frozenset(str(pid) for pid in self._list().keys() - self._exempt)
+        return frozenset(str(pid) for pid in (yield from self._list()).keys() - self._exempt)
 
     def close(self) -> None:
         """See :class:`TaskCensus`."""
         self._kept.close()
 
-    def _list(self) -> dict[int, _Seen]:
+    def _list(self) -> Steps[dict[int, _Seen]]:
         """Find the descendants."""
         parents: dict[int, int] = {}
         seen: dict[int, _Seen] = {}
-        for pid in self._pids():
+        for pid in (yield from self._pids()):
             stat = _read_stat(pid)
             if stat is not None:
                 parents[pid] = stat.parent
                 seen[pid] = stat
-            self._breathe()
+            yield
         inside = {self._init}
         outside = {0}
         for pid in parents:
@@ -240,12 +228,8 @@ class DescendantCensus:
         inside.discard(self._init)
         return {pid: seen[pid] for pid in inside}
 
-    def _pids(self) -> list[int]:
-        proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            return [int(pid) for pid in list_pids(proc, 0, self._breathe)]
-        finally:
-            os.close(proc)
+    def _pids(self) -> Steps[list[int]]:
+        return [int(pid) for pid in (yield from numbers_in("/proc"))]
 
     def _place(
         self, pid: int, parents: dict[int, int], inside: set[int], outside: set[int]

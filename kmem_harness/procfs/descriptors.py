@@ -16,10 +16,14 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from kmem_harness.procfs.libc import libc
+from kmem_harness.procfs.pids import list_numbers, numbers_in
 from kmem_harness.procfs.processes import read_file, stat_of
+from kmem_harness.procfs.steps import in_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
+
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = [
     "SOCKET_KINDS",
@@ -94,18 +98,16 @@ def count_descriptors(
     pids: Iterable[int],
     known: dict[str, str],
     watched: frozenset[str] | set[str],
-    breathe: Callable[[], None] = lambda: None,
-) -> Descriptors:
+) -> Steps[Descriptors]:
     """Count what the descriptor tables of *pids* hold.
 
     :param known: kinds by inode, from an earlier count: a socket's protocol never changes.
     :param watched: count these kinds of watches, too.
-    :param breathe: called after each process and each thread, for many take long.
     """
-    count = _Count(known, watched, breathe)
+    count = _Count(known, watched)
     for pid in pids:
-        count.add_process(pid)
-        breathe()
+        yield from count.add_process(pid)
+        yield
     return count.found
 
 
@@ -152,38 +154,39 @@ class _Count:
         self,
         known: dict[str, str],
         watched: frozenset[str] | set[str],
-        breathe: Callable[[], None],
     ) -> None:
         self.found = Descriptors()
-        self._breathe = breathe
         self._known = known
         self._watched = watched
         self._holders: dict[tuple[str, str], list[int]] = {}
         #: By inode: a descriptor of each open file that was told from those before.
         self._files: dict[str, list[tuple[int, int]]] = {}
 
-    def add_process(self, pid: int) -> None:
+    def add_process(self, pid: int) -> Steps[None]:
         """Add the table of *pid*, and those that its threads have for themselves."""
         stat = stat_of(pid)
         if stat is None:
             return
         if stat.threads == 1:
-            self._add_table(pid)
+            yield from self._add_table(pid)
             return
         tables = _Tables()
-        early = _threads_of(pid)
+        early = yield from _threads_of(pid)
         # Where a thread has a table of its own, another may have it, too: to be read before it goes.
         read: list[int | None] = []
         for tid in (pid, *early):
             if tables.add(tid):
-                read.append(self._add_table(tid))
-            self._breathe()
+                read.append((yield from self._add_table(tid)))
+            yield
         # ... nor may anything have moved meanwhile to one that is new.
-        late = [self._add_table(tid) for tid in _threads_of(pid) - early if tables.add(tid)]
+        late = []
+        for tid in (yield from _threads_of(pid)) - early:
+            if tables.add(tid):
+                late.append((yield from self._add_table(tid)))  # noqa: PERF401 - no comprehension yields
         if not tables.complete or None in read[1:] or any(nr != 0 for nr in late):
             self.found.complete = False
 
-    def _add_table(self, owner: int) -> int | None:
+    def _add_table(self, owner: int) -> Steps[int | None]:
         """Say how many descriptors there were; ``None`` if *owner* is gone, or may not be looked at."""
         try:
             table = os.open(f"/proc/{owner}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -193,12 +196,14 @@ class _Count:
             self.found.complete = False
             return None
         try:
-            numbers = os.listdir(table)
+            numbers = yield from list_numbers(table)
             if len(numbers) > _FIRST_TABLE or any(len(number) > _FEW_DIGITS for number in numbers):
                 self.found.grown.add(owner)
-            for number in numbers:
+            for number, ends_step in in_steps(numbers):
                 with suppress(FileNotFoundError, ProcessLookupError):  # closed since
                     self._add(owner, number, os.readlink(number, dir_fd=table))
+                if ends_step:
+                    yield
         except (FileNotFoundError, ProcessLookupError):
             return None
         except OSError:
@@ -249,9 +254,9 @@ class _Count:
             self.found.kinds["file"] += 1
 
 
-def _threads_of(pid: int) -> set[int]:
+def _threads_of(pid: int) -> Steps[set[int]]:
     try:
-        return set(map(int, os.listdir(f"/proc/{pid}/task")))
+        return set(map(int, (yield from numbers_in(f"/proc/{pid}/task"))))
     except OSError:
         return set()
 

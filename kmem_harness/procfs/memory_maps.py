@@ -12,12 +12,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from kmem_harness.procfs.descriptors import memfd_devices
-from kmem_harness.procfs.processes import read_file, stat_of
+from kmem_harness.procfs.processes import blocks_of, read_file, stat_of
+from kmem_harness.procfs.steps import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["AddressSpaces", "Size", "Sum", "size_of", "table_of"]
+    from kmem_harness.procfs.steps import Steps
+
+__all__ = ["AddressSpaces", "Size", "Sum", "measure", "size_of", "table_of"]
 
 #: VmPTE counts whole pages of this host, 4, 16 or 64 kB.
 _PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
@@ -77,11 +80,12 @@ class AddressSpaces:
         #: Processes whose table of descriptors has grown: it never shrinks, whatever is closed.
         self.grown: set[int] = set()
 
-    def sum(self, pids: Iterable[int]) -> Sum:
+    def sum(self, pids: Iterable[int]) -> Steps[Sum]:
         """Look at *pids*; a process that shares its parent's memory counts like any other."""
         total = Sum()
         known: dict[int, tuple[tuple[int, ...], Size]] = {}
         for pid in pids:
+            yield
             stat = stat_of(pid)
             if stat is None or stat.has_ended:
                 continue
@@ -94,7 +98,7 @@ class AddressSpaces:
                 size = before[1]
             else:
                 try:
-                    size = size_of(pid)
+                    size = yield from measure(pid)
                 except (FileNotFoundError, ProcessLookupError):
                     continue
                 except OSError:
@@ -107,6 +111,7 @@ class AddressSpaces:
         self._known = known
         for pid in list(self.grown):
             units = _table_units(pid)
+            yield
             if units:
                 total.kinds["descriptor-table"] += units - self._included.get("descriptor-table", 0)
             else:
@@ -122,10 +127,10 @@ class AddressSpaces:
             if kind in self._included
         }
 
-    def excess_of(self, pid: int) -> dict[str, int]:
+    def excess_of(self, pid: int) -> Steps[dict[str, int]]:
         """Look at one process: what its child will have, too."""
         try:
-            size = size_of(pid)
+            size = yield from measure(pid)
         except OSError:
             return {}
         table = size.table - max(self._included.get("descriptor-table", 0), 1)
@@ -134,26 +139,40 @@ class AddressSpaces:
 
 def size_of(pid: int) -> Size:
     """Look at one address space. Raises: OSError if it is gone or not ours to look at."""
-    maps = read_file(f"/proc/{pid}/maps")
+    return result_of(measure(pid))
+
+
+def measure(pid: int) -> Steps[Size]:
+    """Look at one address space in steps. Raises: OSError if it is gone or not ours to look at."""
+    files: set[tuple[bytes, ...]] = set()
+    memfds: set[str] = set()
+    mappings = aio_contexts = 0
+    for lines in blocks_of(f"/proc/{pid}/maps"):
+        mappings += lines.count(b"\n")
+        aio_contexts += lines.count(_AIO)
+        _add_files(lines, files, memfds)
+        yield
     status = read_file(f"/proc/{pid}/status")
     entries = _PTE.search(status)
-    files = set()
-    memfds = set()
+    return Size(
+        mappings=mappings,
+        # The top level is not part of the figure.
+        page_tables=int(entries[1]) // _PAGE_KB + 1 if entries else 0,
+        files=frozenset(files),
+        memfds=frozenset(memfds),
+        aio_contexts=aio_contexts,
+        table=_units(status),
+    )
+
+
+def _add_files(maps: bytes, files: set[tuple[bytes, ...]], memfds: set[str]) -> None:
+    """Add what lines of a maps file say is mapped."""
     for start, device, inode, memfd in _MAPPED_FILE.findall(maps):
         number = os.makedev(*(int(part, 16) for part in device.split(b":"))) if memfd else 0
         if number in memfd_devices():
             memfds.add(f"memfd:{number}:{inode.decode('ascii')}")
         else:
             files.add((start, device, inode))
-    return Size(
-        mappings=maps.count(b"\n"),
-        # The top level is not part of the figure.
-        page_tables=int(entries[1]) // _PAGE_KB + 1 if entries else 0,
-        files=frozenset(files),
-        memfds=frozenset(memfds),
-        aio_contexts=maps.count(_AIO),
-        table=_units(status),
-    )
 
 
 def table_of(tid: int, wanted: int) -> tuple[int, int]:

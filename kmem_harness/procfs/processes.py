@@ -11,14 +11,18 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from kmem_harness.procfs.census import DescendantCensus
+from kmem_harness.procfs.pids import numbers_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
-__all__ = ["BoxProcesses", "Stat", "read_file", "stat_of"]
+    from kmem_harness.procfs.steps import Steps
+
+__all__ = ["BoxProcesses", "Stat", "blocks_of", "read_file", "stat_of"]
 
 #: include/linux/sched.h: forked, and has not executed a program since.
 _FORKED_NO_EXEC = 0x40
+_BLOCK_NBYTES = 4096
 
 
 class Stat(NamedTuple):
@@ -65,50 +69,56 @@ def stat_of(pid: int) -> Stat | None:
 class BoxProcesses:
     """The processes of one box, those that are not charged included, its own init left out."""
 
-    def __init__(
-        self, init_pid: int, *, with_init: bool, breathe: Callable[[], None] | None = None
-    ) -> None:
-        """List below *init_pid*; *with_init*: and it, too, for it is the target.
-
-        *breathe* is called after each, for a list of many takes long.
-        """
+    def __init__(self, init_pid: int, *, with_init: bool) -> None:
+        """List below *init_pid*; *with_init*: and it, too, for it is the target."""
         self._init = init_pid
-        self._breathe = breathe
         self._with_init = with_init
         self._descendants = DescendantCensus(init_pid, frozenset())
         self._has_children_files = os.path.exists(
             f"/proc/{os.getpid()}/task/{os.getpid()}/children"
         )
 
-    def list(self) -> list[int]:
+    def list(self) -> Steps[list[int]]:
         """Give their pids as we number them. A process that lives throughout is in it."""
         found = [self._init] if self._with_init else []
         if not self._has_children_files:
-            return found + [int(pid) for pid in self._descendants.processes()]
+            return found + [int(pid) for pid in (yield from self._descendants.processes())]
         seen = {self._init}
         waiting = [self._init]
         while waiting:
-            for child in _children(waiting.pop()):
+            for child in (yield from _children(waiting.pop())):
                 if child not in seen:
                     seen.add(child)
                     waiting.append(child)
                     found.append(child)
-            if self._breathe is not None:
-                self._breathe()
         return found
 
 
-def _children(pid: int) -> list[int]:
+def _children(pid: int) -> Steps[list[int]]:
     """Read what each thread of *pid* has forked; a list that its reader sees whole is exact."""
     children: list[int] = []
     try:
-        tids = os.listdir(f"/proc/{pid}/task")
+        tids = yield from numbers_in(f"/proc/{pid}/task")
     except OSError:
         return children
     for tid in tids:
         with suppress(OSError):  # it died since; its children are its siblings' or init's now
             children += map(int, read_file(f"/proc/{pid}/task/{tid}/children").split())
+        yield
     return children
+
+
+def blocks_of(path: str) -> Iterator[bytes]:
+    """Give a procfs file in blocks of whole lines, some sixty-four each. Raises: OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        rest = b""
+        while text := os.read(fd, _BLOCK_NBYTES):
+            lines, end, rest = (rest + text).rpartition(b"\n")
+            yield lines + end
+        yield rest
+    finally:
+        os.close(fd)
 
 
 def read_file(path: str) -> bytes:

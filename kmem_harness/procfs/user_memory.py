@@ -7,8 +7,12 @@ Documentation/filesystems/proc.rst (smaps_rollup, since Linux 4.14).
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from kmem_harness.procfs.processes import read_file
+
+if TYPE_CHECKING:
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["user_memory_of"]
 
@@ -17,10 +21,11 @@ __all__ = ["user_memory_of"]
 _PAGES = re.compile(rb"^(?:Pss_Anon|Pss_Shmem|SwapPss):\s+(\d+) kB", re.MULTILINE)
 
 
-def user_memory_of(pids: list[int]) -> dict[int, int]:
+def user_memory_of(pids: list[int]) -> Steps[dict[int, int]]:
     """Give the user memory of each process. Units: bytes. Shape: by pid; the dead are left out."""
     found = {}
     for pid in pids:
+        yield
         try:
             text = read_file(f"/proc/{pid}/smaps_rollup")
         except OSError:  # it is gone, or has no memory any more

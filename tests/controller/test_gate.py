@@ -14,22 +14,24 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kmem_harness.controller.account import box as accounts
 from kmem_harness.controller.account.books import Charge, Kind, Price
 from kmem_harness.controller.account.box import Box
-from kmem_harness.controller.admission import gate
-from kmem_harness.controller.admission.gate import PARK_SECONDS, Gate
+from kmem_harness.controller.admission import censuses, gate, parked
+from kmem_harness.controller.admission.gate import Gate
+from kmem_harness.controller.admission.parked import PARK_SECONDS, Call
 from kmem_harness.controller.audit import audit
 from kmem_harness.controller.audit.audit import Audit
 from kmem_harness.controller.audit.tasks import TaskPart
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
 from kmem_harness.procfs.census import Tasks
+from kmem_harness.procfs.steps import result_of
 from tests.support.peak import until
 
 CLONE, CLONE3 = 56, 435
@@ -80,10 +82,33 @@ class FakeCensus:
         self.found = Tasks(0, 0)
 
     def count(self, *, with_threads):
+        yield
         return Tasks(self.found.processes, self.found.threads if with_threads else 0)
 
     def close(self):
         pass
+
+
+class AtOnce:
+    """Do now what the loop does later, but for timers: tests look again themselves."""
+
+    def __init__(self):
+        self.jobs = deque()
+
+    def spawn(self, job):
+        self.jobs.append(job)
+
+    def call_later(self, seconds, action):
+        pass
+
+    def go_on(self):
+        while self.jobs:
+            job = self.jobs.popleft()
+            waits = next(job, job)
+            if waits is None:
+                self.jobs.append(job)
+            elif waits is not job:
+                waits.append(job)
 
 
 class Bench:
@@ -101,11 +126,13 @@ class Bench:
         self.box.tasks = TaskPart(self.census)
         self.box.audit = Audit(self.box.books, [self.box.tasks])
         self.cards = []
-        self.gate = Gate(lambda: [self.box], lambda _, card: self.cards.append(card))
+        self.later = AtOnce()
+        self.gate = Gate(lambda: [self.box], self.later, lambda _, card: self.cards.append(card))
 
     def serve(self, tid, **call):
         call = self.listener.call(tid, **call)
         self.gate.serve(self.box, self.listener, self.listener.receive())
+        self.later.go_on()
         return call
 
     def answer(self, call):
@@ -113,8 +140,16 @@ class Bench:
 
     def final_answer(self, call):
         """Look again as the loop does: on a busy machine a census is not always due at once."""
-        until(lambda: self.gate.retry_parked() or self.answer(call) != "waits", 5, "no answer")
+        until(lambda: self.retry() or self.answer(call) != "waits", 5, "no answer")
         return self.answer(call)
+
+    def retry(self):
+        self.gate.decisions.retry_parked()
+        self.later.go_on()
+
+    @property
+    def parked(self):
+        return self.gate.decisions.parked
 
     @property
     def live(self):
@@ -214,7 +249,7 @@ def test_call_when_an_earlier_clone_is_unproven_then_waits_for_the_proof(how, bu
         again = bench.serve(busy.pid)  # that proof makes room for one of the two
         answers = [bench.final_answer(again), bench.final_answer(waiting)]
         assert sorted(answers, key=bool) == [None, errno.ENOMEM]
-    assert not bench.gate.parked
+    assert not bench.parked
     assert bench.memcg.kmem.usage <= 2 * TASK
 
 
@@ -225,9 +260,9 @@ def test_call_when_nothing_is_proven_in_time_then_is_refused_at_its_deadline(bus
     began = time.monotonic()
     waiting = bench.serve(1)
     while bench.answer(waiting) == "waits":
-        assert bench.gate.parked
+        assert bench.parked
         assert time.monotonic() - began < 1
-        bench.gate.retry_parked()
+        bench.retry()
     assert bench.answer(waiting) == errno.ENOMEM
     assert time.monotonic() - began >= PARK_SECONDS
     assert bench.memcg.kmem.usage == TASK
@@ -241,8 +276,8 @@ def test_parked_call_when_its_caller_dies_then_is_neither_refused_nor_charged(bu
     assert bench.answer(waiting) == "waits"
     bench.listener.gone.add(waiting)
     time.sleep(PARK_SECONDS)
-    bench.gate.retry_parked()
-    assert not bench.gate.parked
+    bench.retry()
+    assert not bench.parked
     assert bench.box.refusals == 0
     assert bench.memcg.kmem.usage == TASK
 
@@ -252,10 +287,10 @@ def test_parked_call_when_its_box_is_over_then_is_forgotten(busy):
     bench.serve(busy.pid)
     bench.box.tickets[busy.pid].last_child = None
     bench.serve(1)
-    assert bench.gate.parked
+    assert bench.parked
     bench.gate.forget(bench.listener)
     bench.box.close_books()
-    assert not bench.gate.parked
+    assert not bench.parked
     assert bench.memcg.kmem.usage == 0
 
 
@@ -266,6 +301,7 @@ def test_call_when_the_census_at_a_peak_takes_its_room_then_is_refused_and_books
 
     def look(*_, **__):
         bench.memcg.charge(next(grown, 0))
+        yield
         return True
 
     bench.box.audit.parts_for = look
@@ -289,8 +325,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(gate, "time", clock)
-    monkeypatch.setattr(audit, "time", clock)
+    for module in (audit, accounts, censuses, gate, parked):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -306,7 +342,7 @@ class SlowCensus(FakeCensus):
     def count(self, *, with_threads):
         self.looks += 1
         self.clock.now += self.seconds
-        return super().count(with_threads=with_threads)
+        return (yield from super().count(with_threads=with_threads))
 
 
 class Crowd:
@@ -325,18 +361,23 @@ class Crowd:
             box.tasks = TaskPart(census)
             box.audit = Audit(box.books, [box.tasks])
             self.boxes.append(box)
-        self.gate = Gate(lambda: self.boxes, lambda *_: None)
+        self.later = AtOnce()
+        self.gate = Gate(lambda: self.boxes, self.later, lambda *_: None)
+
+    def serve(self, box):
+        (listener,) = box.listeners
+        self.clock.now += 0.000_01
+        call = listener.call(1 << 23)  # nobody's
+        self.gate.serve(box, listener, listener.receive())
+        self.later.go_on()
+        return call
 
     def grow(self, seconds):
         """Have each make a task that stays, again and again."""
         end = self.clock.now + seconds
         while self.clock.now < end:
             for box, census in zip(self.boxes, self.censuses, strict=True):
-                (listener,) = box.listeners
-                listener.call(1 << 23)  # nobody's
-                self.gate.serve(box, listener, listener.receive())
-                # It was near none of its peaks yet when it is looked at: each is one to look at.
-                box.quiet_until = box.usage_seen = 0
+                self.serve(box)
                 census.found = Tasks(box.kinds["task"].live, 0)
 
 
@@ -358,40 +399,26 @@ def test_peaks_when_another_box_is_dear_to_look_at_then_a_cheap_one_is_still_loo
     assert cheap >= 10 * dear
 
 
-@pytest.mark.parametrize("recorded", [False, True])
-def test_peak_when_met_in_a_look_at_another_box_then_is_let_by_for_a_while_unless_recorded(
-    recorded, clock
-):
-    crowd = Crowd(clock, 0, 0)
-    box = crowd.boxes[0]
-    box.recording = SimpleNamespace(made=lambda *_: None) if recorded else None
-    crowd.gate.waiting = crowd.boxes[1]
-    (listener,) = box.listeners
-    for _ in range(2 * box.spared_until // TASK):
-        listener.call(1 << 23)
-        crowd.gate.serve(box, listener, listener.receive())
-    assert len(listener.answers) == (0 if recorded else box.spared_until // TASK)
-    assert all(answer is None for answer in listener.answers.values())
-
-
 @pytest.mark.parametrize("late", [False, True])
 def test_peak_when_its_call_has_waited_until_its_deadline_then_is_looked_at_no_more(late, clock):
     crowd = Crowd(clock, 0, 0)
-    crowd.boxes[0].spared_until = 0
-    (listener,) = crowd.boxes[0].listeners
-    call = listener.call(1 << 23)
-    crowd.gate.waiting = crowd.boxes[1]  # in the middle of a look at it
-    crowd.gate.serve(crowd.boxes[0], listener, listener.receive())
+    (box, other), (census, _) = crowd.boxes, crowd.censuses
+    (listener,) = box.listeners
+    box.is_looked_at = True  # as in the middle of another look at it
+    listener.call(1 << 23)
+    call = Call(box, listener, 1, 1 << 23, box.prices[CLONE].choose(listener.receive()))
+    crowd.gate.decisions.begin(call)
     assert listener.answers == {}
-    crowd.gate.waiting = None
     if late:
         clock.now += PARK_SECONDS
-    crowd.censuses[0].looks = 0
-    crowd.boxes[0].books.kinds["task"].live = 1  # one that may be gone
-    crowd.boxes[0].memcg.charge(TASK)
-    crowd.gate.retry_parked()
-    assert listener.answers == {call: None}
-    assert crowd.censuses[0].looks == (not late)
+    box.books.kinds["task"].live = 1  # one that may be gone
+    box.memcg.charge(TASK)
+    box.is_looked_at = False
+    crowd.gate._serve_held(box)
+    crowd.later.go_on()
+    assert listener.answers == {1: None}
+    assert census.looks == (not late)
+    assert not other.tickets
 
 
 def test_call_when_box_is_ending_then_nothing_new_is_made_and_no_refusal_counted(asleep):
@@ -423,7 +450,7 @@ def test_clone3_when_census_finds_a_thread_then_it_is_charged_as_one_from_then_o
     bench.serve(asleep.pid, number=CLONE3)
     assert bench.memcg.kmem.usage == TASK
     bench.census.found = Tasks(0, 1)
-    bench.gate.take_census(bench.memcg.kmem)
+    result_of(bench.gate.censuses.take(bench.memcg.kmem))
     assert bench.live == {"task": 0, "thread": 1}
     assert bench.memcg.kmem.usage == THREAD
     rows = bench.box.report()["kinds"]
@@ -547,22 +574,22 @@ def test_peak_of_all_when_a_large_box_is_beside_then_is_waited_for_only_if_it_is
     large, small = crowd.boxes
     for box in crowd.boxes:
         for _ in range(3):
-            box.listeners[0].call(1 << 23)
-            crowd.gate.serve(box, box.listeners[0], box.listeners[0].receive())
+            crowd.serve(box)
     for box, census in zip(crowd.boxes, crowd.censuses, strict=True):
         census.found = Tasks(3, 0)
         for _ in range(5):
-            box.audit.all_parts()  # from now on it is known how long that takes, held up or not
+            result_of(
+                box.audit.all_parts()
+            )  # from now on it is known how long that takes, held up or not
     clock.now += 0.06  # by then it may be done again
     assert (large.is_quick_to_look_at, small.is_quick_to_look_at) == (False, True)
     for box, census in zip(crowd.boxes, crowd.censuses, strict=True):
-        box.rests_until = box.quiet_until = box.usage_seen = 0
+        box.pace.rests_until = box.pace.beyond = box.pace.seen = 0
         census.looks = 0
     for counter in small.counters:
         # The next call is a peak of all together, and not of its own box.
         counter.max_usage = 1 << 30 if counter.memcg is small.memcg else counter.usage
     if limited:
         small.memcg.tree.root.kmem.set_limit(1 << 40)
-    small.listeners[0].call(1 << 23)
-    crowd.gate.serve(small, small.listeners[0], small.listeners[0].receive())
+    crowd.serve(small)
     assert crowd.censuses[0].looks == limited

@@ -26,6 +26,8 @@ from kmem_harness.costs.live import live_kinds
 from kmem_harness.costs.table import load_costs
 from kmem_harness.interposer.listener import NOTIFICATION
 from kmem_harness.interposer.syscalls import native_architecture
+from kmem_harness.procfs.steps import result_of
+from tests.controller.test_gate import AtOnce
 
 NUMBERS = native_architecture().numbers
 UNIX, INET, STREAM, DATAGRAM = 1, 2, 1, 2
@@ -86,12 +88,22 @@ class ThoughtfulGate(Gate):
     """A gate that says when it has to think."""
 
     def __init__(self, rig):
-        super().__init__(lambda: rig.boxes, lambda *_: None)
+        self.later = AtOnce()
+        super().__init__(lambda: rig.boxes, self.later, lambda *_: None)
         self._rig = rig
+        begin = self.decisions.begin
 
-    def _decide(self, call):
-        self._rig.ways[-1] = "thought"
-        super()._decide(call)
+        def begin_aloud(call):
+            rig.ways[-1] = "thought"
+            begin(call)
+
+        self.decisions.begin = begin_aloud
+
+
+def excess_of(tid):
+    """What a child of this thread has beyond its price."""
+    yield
+    return {"page-table": tid}
 
 
 class Rig:
@@ -111,11 +123,11 @@ class Rig:
             box.prices = make_prices(kinds, request, native_architecture(), box.table_grows)
             box.listeners.append(StandIn())
             if path in resting:
-                box.rests_until = 1e9
+                box.pace.beyond = 1 << 40
             self.boxes.append(box)
         self.boxes[3].recording = SimpleNamespace(made=lambda *_: None)
         # One whose forks copy more than a task's price has, and one whose names are watched.
-        self.boxes[1].spaces = SimpleNamespace(excess_of=lambda tid: {"page-table": tid})
+        self.boxes[1].spaces = SimpleNamespace(excess_of=excess_of)
         self.boxes[2].names = SimpleNamespace(watch=lambda *_: None)
         self.gate = ThoughtfulGate(self)
         self.ids = count(1)
@@ -151,10 +163,12 @@ class Rig:
         self.settle()
         self.ways.append("at once")
         self.gate.serve(box, listener, notification)
-        while self.gate.parked:
-            for parked in self.gate.parked:
+        self.gate.later.go_on()
+        while self.gate.decisions.parked:
+            for parked in self.gate.decisions.parked:
                 parked.deadline = 0
-            self.gate.retry_parked()
+            self.gate.decisions.retry_parked()
+            self.gate.later.go_on()
         if account:
             self.leases.lend(box, notification)
 
@@ -167,10 +181,11 @@ class Rig:
         """Find some of what a box made gone."""
         self.settle()
         box = self.boxes[index]
-        box.prove_tickets(lambda *_: nr % 2 == 0)
+        box.withdraw()
+        result_of(box.prove_tickets(lambda *_: nr % 2 == 0))
         for kind in box.kinds.values():
             box.books.lower(kind, min(nr, kind.live))
-        box.note_seen()
+        box.pace.looked(0, box.memcg.kmem.usage, 0, 0, 0, 0)
 
     def limit(self, index, room):
         self.settle()
@@ -243,7 +258,7 @@ def rig():
 def test_calls_when_far_from_every_limit_then_only_the_first_of_each_is_the_gates(rig):
     # The first peak is looked at, for which there is nothing here: let those after it by.
     for box in rig.boxes:
-        box.rests_until = 1e9
+        box.pace.beyond = 1 << 40
     for what in ("pipe", "unix", "open", "mkdir", "process"):
         for _ in range(20):
             rig.call(0, 1, what)
@@ -273,7 +288,7 @@ def test_box_when_more_than_prices_decides_then_is_never_lent(rig, why):
 def test_fork_when_what_it_copies_is_known_no_longer_then_is_the_gates_again(rig, monkeypatch):
     monkeypatch.setattr("kmem_harness.controller.account.box._FORK_SECONDS", 0.05)
     box = rig.boxes[1]
-    box.rests_until = 1e9
+    box.pace.beyond = 1 << 40
     rig.call(1, 7, "process")
     rig.call(1, 7, "process")
     rig.call(1, 15, "process")  # another, in the place of the first
@@ -287,7 +302,7 @@ def test_fork_when_what_it_copies_is_known_no_longer_then_is_the_gates_again(rig
 
 def test_thread_when_its_own_fork_was_not_priced_there_then_is_charged_as_ever(rig, monkeypatch):
     box = rig.boxes[1]
-    box.rests_until = 1e9
+    box.pace.beyond = 1 << 40
     rig.call(1, 7, "thread", 2)
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -301,7 +316,7 @@ def test_thread_when_its_own_fork_was_not_priced_there_then_is_charged_as_ever(r
 
 def test_calls_when_many_in_a_row_were_lent_in_vain_then_are_not_for_a_while(rig):
     box = rig.boxes[2]  # its names are watched
-    box.rests_until = 1e9
+    box.pace.beyond = 1 << 40
     account = rig.leases._by_box[box]
     rig.call(2, 1, "pipe", 2)
     assert account.is_lent
@@ -325,7 +340,7 @@ def test_box_when_forgotten_then_its_numbers_are_given_out_again(rig):
     for box in (second, first):
         rig.leases.watch(box.listeners[0])
         rig.leases.enter(box, box.listeners[0])
-        box.rests_until = 1e9
+        box.pace.beyond = 1 << 40
     for index, box in enumerate((first, second)):
         for _ in range(10):
             rig.call(index, 1, "pipe")
@@ -342,7 +357,7 @@ def test_limit_when_it_is_a_kernels_own_no_limit_then_fits_in_the_copy(kernel):
         for counter in box.memcg.chain:
             counter.set_limit(counter.ceiling)
         box.withdraw()
-        box.rests_until = 1e9
+        box.pace.beyond = 1 << 40
     for _ in range(5):
         rig.call(0, 1, "process")
     assert rig.fast == 4
@@ -350,7 +365,7 @@ def test_limit_when_it_is_a_kernels_own_no_limit_then_fits_in_the_copy(kernel):
 
 
 def test_limit_when_a_box_that_is_never_lent_takes_the_room_then_binds_those_that_are(rig):
-    rig.boxes[0].rests_until = rig.boxes[3].rests_until = 1e9
+    rig.boxes[0].pace.beyond = rig.boxes[3].pace.beyond = 1 << 40
     rig.limit(4, 30_000)  # of the slice of both
     rig.call(0, 1, "pipe", 2)
     rig.call(3, 1, "pipe", 8)
@@ -362,7 +377,7 @@ def test_limit_when_a_box_that_is_never_lent_takes_the_room_then_binds_those_tha
 
 def test_ticket_when_the_threads_next_call_makes_nothing_then_is_over(rig):
     box = rig.boxes[0]
-    box.rests_until = 1e9
+    box.pace.beyond = 1 << 40
     rig.call(0, 1, "unlink", 2)
     rig.call(0, 1, "pipe", 2)
     rig.settle()

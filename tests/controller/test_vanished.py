@@ -19,6 +19,17 @@ from kmem_harness.controller.loop import Loop
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
 from kmem_harness.procfs.names import Seen
+from kmem_harness.procfs.steps import result_of
+
+
+def steps(give):
+    """Make a look of one step of what *give* gives."""
+
+    def look():
+        yield
+        return give()
+
+    return look
 
 
 @pytest.fixture
@@ -42,7 +53,7 @@ def test_names_when_the_process_that_sees_them_is_gone_then_nothing_is_concluded
     books = Books(memcg, kinds)
     families = {"directory": {"disk": kinds["a"], "tmpfs": kinds["b"]}}
     looks = Looks(Loop())
-    processes = SimpleNamespace(list=list)
+    processes = SimpleNamespace(list=steps(list))
     part = NamePart(sleeper.pid, families, processes, looks, looks.enter(lambda: None))
     part._watch.close()
     part._watch = SimpleNamespace(
@@ -52,7 +63,7 @@ def test_names_when_the_process_that_sees_them_is_gone_then_nothing_is_concluded
     books.enter(Charge("mkdir", 1, ((kinds["a"], 1),)))
     sleeper.kill()
     sleeper.wait()
-    part.count(books)
+    result_of(part.count(books))
     part.close()
     looks.close()
     assert kinds["a"].live == 1
@@ -65,9 +76,9 @@ def test_victim_when_its_number_may_be_a_strangers_by_now_then_is_not_killed(
     lists = iter([[sleeper.pid], [] if is_stranger else [sleeper.pid]])
     killed = []
     part = UserPart(
-        memcg, SimpleNamespace(list=lambda: next(lists)), lambda *one: killed.append(one)
+        memcg, SimpleNamespace(list=steps(lambda: next(lists))), lambda *one: killed.append(one)
     )
-    assert part.make_room(memcg.memory)
+    assert result_of(part.make_room(memcg.memory))
     if is_stranger:
         assert sleeper.poll() is None
     else:
@@ -78,8 +89,7 @@ def test_victim_when_its_number_may_be_a_strangers_by_now_then_is_not_killed(
 
 def test_faults_when_a_container_starts_again_and_again_then_are_followed_by_one_timer(memcg):
     loop = Loop()
-    gate = Gate(list, lambda *_: None)
-    rounds = Rounds(loop, gate, list)
+    rounds = Rounds(loop, Gate(list, loop, lambda *_: None).censuses, list)
     box = Box("box", memcg, {}, observe=False)
     box.user = SimpleNamespace(count=lambda _: None)
     for _ in range(20):

@@ -20,6 +20,7 @@ from kmem_harness.procfs.file_systems import read_mounts
 from kmem_harness.procfs.holdings import _living, holdings_of
 from kmem_harness.procfs.memory_maps import size_of
 from kmem_harness.procfs.processes import stat_of
+from kmem_harness.procfs.steps import result_of
 from tests.fuzz.reader import Reader, of_bytes
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _memfd_name() -> Iterator[Read]:
     """Open and map a memfd of that name; a file of that name would be one of a file system."""
     pid = os.getpid()
     before = size_of(pid)
-    files = count_descriptors([pid], {}, set()).kinds
+    files = result_of(count_descriptors([pid], {}, set())).kinds
 
     def read(data: bytes) -> None:
         name = data.partition(b"\0")[0][:249]
@@ -88,7 +89,7 @@ def _memfd_name() -> Iterator[Read]:
             size = size_of(pid)
             _expect(len(size.memfds - before.memfds), 1)
             _expect(size.files - before.files, frozenset())
-            found = count_descriptors([pid], {}, set())
+            found = result_of(count_descriptors([pid], {}, set()))
             _expect(found.kinds["memfd"] - files["memfd"], 1)
             _expect(found.kinds["file"], files["file"])
             holdings_of(pid)

@@ -17,12 +17,13 @@ import pytest
 from kmem_harness.procfs import descriptors
 from kmem_harness.procfs.descriptors import count_descriptors
 from kmem_harness.procfs.memory_maps import size_of
+from kmem_harness.procfs.steps import result_of
 
 WATCHES = frozenset({"epoll-watch"})
 
 
 def counted(*pids):
-    found = count_descriptors(list(pids) or [os.getpid()], {}, WATCHES)
+    found = result_of(count_descriptors(list(pids) or [os.getpid()], {}, WATCHES))
     assert found.complete
     return found
 
@@ -211,7 +212,7 @@ def test_threads_when_each_has_a_table_of_its_own_then_all_are_counted_by_few_co
 ):
     count = 200
     process = threads("own", count)
-    found = count_descriptors([process.pid], {}, frozenset())
+    found = result_of(count_descriptors([process.pid], {}, frozenset()))
     assert found.complete
     assert found.kinds["pipe"] == count + 2  # and its input and output
     of_tables = [words for words in compared if words[2] == descriptors._KCMP_FILES]
@@ -223,14 +224,15 @@ def test_threads_when_they_end_during_a_count_then_it_takes_no_longer(threads, c
     count = 200
     process = threads("shared", count)
 
-    lines = ["\n"]
-
     def end_them():
-        if lines:
-            process.stdin.write(lines.pop())
-            process.stdin.flush()
-            assert process.stdout.readline() == "over\n"
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "over\n"
 
-    found = count_descriptors([process.pid], {}, frozenset(), end_them)
+    look = count_descriptors([process.pid], {}, frozenset())
+    while not compared:  # the threads are listed by then
+        next(look)
+    end_them()
+    found = result_of(look)
     assert found.kinds["pipe"] == 2
     assert len(compared) <= count * 3

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmem_harness.procfs import pids
-from kmem_harness.procfs.pids import list_pids
+from kmem_harness.procfs.pids import list_numbers
+from kmem_harness.procfs.steps import result_of
 
 
 @pytest.fixture
@@ -39,21 +40,21 @@ def test_entries_when_names_are_of_any_length_then_numbers_among_them_are_found(
     names = [str(number).encode() for number in numbers]
     others = [b"self", b"sys", b"thread-self"] if with_others else []
     entries = b"".join(entry(name, filler) for name in others + names)
-    assert pids._pids(entries) == [str(number) for number in numbers]
+    assert pids._numbers(entries) == [str(number) for number in numbers]
 
 
 def test_pids_when_there_are_hundreds_then_all_are_listed_in_several_steps(proc, monkeypatch):
     monkeypatch.setattr(pids, "_AT_ONCE", 1024)
-    steps = []
     with_children = [subprocess.Popen(["/bin/sleep", "60"]) for _ in range(300)]
     try:
-        found = list_pids(proc, 0, lambda: steps.append(1))
-        later = list_pids(proc, 258, lambda: None)
+        nr_steps = sum(1 for _ in list_numbers(proc))
+        found = result_of(list_numbers(proc))
+        later = result_of(list_numbers(proc, 258))
         wanted = {str(child.pid) for child in with_children}
         assert wanted <= set(found)
         assert wanted <= set(later)
         assert len(found) == len(set(found))
-        assert len(steps) > 300 * 24 // 1024
+        assert nr_steps > 300 * 24 // 1024
     finally:
         for child in with_children:
             child.kill()
@@ -63,11 +64,11 @@ def test_pids_when_there_are_hundreds_then_all_are_listed_in_several_steps(proc,
 
 def test_pids_when_the_c_library_has_no_such_call_then_are_listed_at_once(proc, monkeypatch):
     monkeypatch.setattr(pids, "libc", object)
-    assert str(os.getpid()) in list_pids(proc, 0, lambda: None)
+    assert str(os.getpid()) in result_of(list_numbers(proc))
 
 
 def test_pids_when_it_is_no_directory_then_says_so():
     fd = os.open("/proc/self/stat", os.O_RDONLY)
     with pytest.raises(NotADirectoryError):
-        list_pids(fd, 0, lambda: None)
+        result_of(list_numbers(fd))
     os.close(fd)

@@ -10,13 +10,14 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller.account.books import Books
+from kmem_harness.controller.account.pace import Pace
 from kmem_harness.controller.account.timeline import Timeline
 from kmem_harness.controller.admission.prices import Prices
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.procfs.census import comm_of, tgid_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from kmem_harness.controller.account.books import Charge, Kind
@@ -32,19 +33,16 @@ if TYPE_CHECKING:
     from kmem_harness.core.counter import ResourceCounter
     from kmem_harness.core.memcg import Memcg
     from kmem_harness.interposer.listener import Listener
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["Box", "EventFile", "nothing"]
 
 #: The report keeps this many cards; an event file has them all.
 KEPT_CARDS = 100
-#: A peak is true to this part of it.
-PEAK_PARTS = 128
-#: While another box is looked at, a box is let by so far above what it was seen to use, or a quarter
-#: of its limit: its callers would wait for that look and for one of their own.
-_SPARED_NBYTES = 2 << 20
-_SPARED_SHARE = 4
-#: What a thread's children have beyond their price is looked up again after so long.
+#: What a thread's children have beyond their price is looked up again after so long, or after so many
+#: times as long as that took.
 _FORK_SECONDS = 0.05
+_FORK_REST = 4.0
 #: These kinds are in every report; others where there were any.
 _ALWAYS_REPORTED = ("task", "thread")
 
@@ -105,8 +103,9 @@ class Box:
         self.listeners: list[Listener] = []
         #: Whoever does something for several boxes does it under the guard of each.
         self.guard: AbstractContextManager[bool | None] = nullcontext()
-        #: Called between the steps of what takes long for this box.
-        self.breathe: Callable[[], None] = nothing
+        #: Whether it is looked at: then nothing is charged to it, and what waits for that waits here.
+        self.is_looked_at = False
+        self.awaiting: list[Iterator[object]] = []
         #: Called before its counters change by anything but a call: nobody else may charge it then.
         self.withdraw: Callable[[], None] = nothing
         #: What looks at its processes, from the start on; the rest are parts of it.
@@ -137,13 +136,8 @@ class Box:
         #: Who refused, and by which counter, beyond the cards that are kept, too.
         self.refusers: dict[str, dict[str, int]] = {}
         self.cards: list[dict[str, Any]] = []
-        #: What the memcg had in use when all of this box was last looked at, and up to what use
-        #: a new peak is near enough to that.
-        self.usage_seen = self.quiet_until = 0
-        #: ... and up to what use it is let by while another box is looked at.
-        self.spared_until = self._spared_nbytes()
-        #: Until when no peak is looked at, for the last look took long enough.
-        self.rests_until = 0.0
+        #: Which new peaks are looked at.
+        self.pace = Pace(time.monotonic())
         self.timeline = Timeline()
         self._doubts: dict[str, None] = {}
         self._looks = 0
@@ -152,32 +146,51 @@ class Box:
 
     # -- charges ---------------------------------------------------------------------------
 
+    def let_run(self, listener: Listener, notification_id: int, tid: int, charge: Charge) -> None:
+        """Let a call run that its memcg has just been charged for."""
+        self.enter(charge)
+        if listener.allow(notification_id):
+            self.tickets[tid] = charge
+            if self.recording is not None:
+                self.recording.made(tid, charge)
+        else:
+            self.books.cancel(charge)
+
     def enter(self, charge: Charge, nr_calls: int = 1) -> None:
         """Enter in the books what the memcg has just been charged for so many calls."""
         self.books.enter(charge, nr_calls)
         if charge.may_make_thread and self.tasks is not None:
             self.tasks.with_threads = True
 
-    def fork_charge(self, charge: Charge, tid: int, now: float) -> Charge:
-        """Give what *charge* comes to for *tid*, whose address space its child will have, too."""
+    def known_fork(self, charge: Charge, tid: int, now: float) -> Charge | None:
+        """Give what *charge* comes to for *tid*, whose address space its child will have, too.
+
+        ``None`` if that has to be looked up first, by :meth:`learn_fork`.
+        """
         if self.spaces is None:
             return charge
         known = self._forks.get(tid)
-        if known is not None and now < known[0] and known[1] is charge:
-            return known[2]
-        if len(self._forks) >= KEPT_CARDS:
-            self._forks.clear()
+        return known[2] if known is not None and now < known[0] and known[1] is charge else None
+
+    def learn_fork(self, charge: Charge, tid: int) -> Steps[Charge]:
+        """Look up what *charge* comes to for *tid*, and remember it for a while."""
+        if self.spaces is None:
+            return charge
+        began = time.monotonic()
+        excess = yield from self.spaces.excess_of(tid)
         more = tuple(
-            (self.kinds[name], nr)
-            for name, nr in self.spaces.excess_of(tid).items()
-            if nr and name in self.kinds
+            (self.kinds[name], nr) for name, nr in excess.items() if nr and name in self.kinds
         )
         whole = charge.with_more(more) if more else charge
-        self._forks[tid] = (now + _FORK_SECONDS, charge, whole)
+        if len(self._forks) >= KEPT_CARDS:
+            self._forks.clear()
+        now = time.monotonic()
+        until = now + max(_FORK_SECONDS, (now - began) * _FORK_REST)
+        self._forks[tid] = (until, charge, whole)
         return whole
 
-    def known_fork(self, tid: int) -> tuple[float, Charge, Charge] | None:
-        """Give what is known of it for now: until when, of which charge, and what that comes to."""
+    def learned_fork(self, tid: int) -> tuple[float, Charge, Charge] | None:
+        """Give what is remembered of it: until when, of which charge, and what that comes to."""
         return self._forks.get(tid)
 
     def watch_names(
@@ -203,43 +216,21 @@ class Box:
         """Whether a look at all of it keeps nobody waiting."""
         return self.audit is None or self.audit.is_quick
 
-    def note_seen(self) -> None:
-        """Remember that all of the box was looked at, as far as was due."""
-        self.usage_seen = seen = self.memcg.kmem.usage
-        self.quiet_until = seen + seen // PEAK_PARTS
-        self.spared_until = seen + self._spared_nbytes()
-
-    def _spared_nbytes(self) -> int:
-        return min(_SPARED_NBYTES, self.memcg.kmem.limit // _SPARED_SHARE)
-
     def note_usage(self, *, last: bool = False) -> None:
         """Note on the timeline how things stand; called where something rare has happened."""
         live = (kind.live for kind in self.kinds.values())
         self.timeline.note(self.memcg.kmem.usage, self.refusals, live, last=last)
 
-    def prove_tickets(self, is_over: Callable[[int, int, bytes | None], bool]) -> None:
+    def prove_tickets(self, is_over: Callable[[int, int, bytes | None], bool]) -> Steps[None]:
         """Drop the tickets of calls that are over.
 
         *is_over(tid, number, last_child)* proves that a call is over. It is asked before anything
         is counted, so what such a call made, if it lives, is in the count.
         """
-        self.withdraw()
         for tid, charge in list(self.tickets.items()):
             if is_over(tid, charge.number, charge.last_child):
-                del self.tickets[tid]
-            self.breathe()
-
-    def take_census(self, is_over: Callable[[int, int, bytes | None], bool]) -> None:
-        """Find out what is alive and take back what is not."""
-        if self.audit is None:
-            return
-        self.prove_tickets(is_over)
-        self.audit.all_parts()
-        self.note_usage()
-
-    def take_final_census(self) -> None:
-        """Count once more when no call can be under way: every ticket is over."""
-        self.take_census(lambda *_: True)
+                self.tickets.pop(tid, None)
+            yield
 
     def close_books(self) -> None:
         """Take back everything: the last task of the box is gone. Raises: AccountingError."""
@@ -422,7 +413,6 @@ class Box:
             self._look_seconds += self.audit.seconds
             self._doubts = dict.fromkeys([*self._doubts, *self.audit.doubts()])
             self.audit.close()
-        self.breathe = nothing
         self.audit = self.tasks = self.spaces = self.names = self.user = None
         self._forks.clear()
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem_harness.controller.account.box import nothing
-from kmem_harness.controller.loop import READABLE
 from kmem_harness.interposer.fast_path import (
     CHARGES,
     COUNTER_WORDS,
@@ -106,10 +105,8 @@ class Leases:
         self._path = FastPath(others_fd)
         self._poll = poll
         self._nr_lent = 0
-        #: The listener answered last over there, when we last waited, and how many had calls then;
-        #: -1 for none.
+        #: The listener answered last over there, when we last waited; -1 for none.
         self.last_fd = _NOBODY
-        self.nr_waiting = 0
         self._listeners: dict[int, Listener] = {}
         self._accounts: dict[int, _Account] = {}
         self._free_accounts: list[int] = []
@@ -120,8 +117,6 @@ class Leases:
         self._free_numbers: list[int] = []
         #: Those that more than one account walks.
         self._shared: dict[_Copy, None] = {}
-        #: Listeners that may have calls which were taken over there, and are left to us.
-        self._handed: dict[int, Listener] = {}
 
     # -- for the loop ----------------------------------------------------------------------
 
@@ -133,7 +128,6 @@ class Leases:
     def forget(self, fd: int) -> None:
         """Wait for it no more; to be called before it is closed."""
         del self._listeners[fd]
-        self._handed.pop(fd, None)
         self._path.forget(fd)
         account = self._by_fd.pop(fd, None)
         if account is not None:
@@ -143,32 +137,19 @@ class Leases:
 
     def wait(self, patience_ms: float | None) -> list[tuple[int, int]]:
         """Answer what is lent until something is left for us. Shape: as of ``poll``."""
-        if self._handed:
-            left = self._still_handed()
-            if left:  # whoever was to serve these had no time for them
-                return left
         if not self._nr_lent:
             self.last_fd = _NOBODY
             return self._poll(patience_ms)
         return self._run(_NEVER if patience_ms is None else int(patience_ms * 1_000_000))
 
-    def glance(self) -> list[tuple[int, int]]:
-        """Answer what is lent and waits now; give what is left, from before as well."""
-        left = self._still_handed()
-        return left + self._run(0, glances=True)
-
-    def _still_handed(self) -> list[tuple[int, int]]:
-        self._handed = {fd: one for fd, one in self._handed.items() if one.handed}
-        return [(fd, READABLE) for fd in self._handed]
-
-    def _run(self, nanoseconds: int, *, glances: bool = False) -> list[tuple[int, int]]:
+    def _run(self, nanoseconds: int) -> list[tuple[int, int]]:
         path = self._path
         words = path.counters
         for copy in self._shared:
             words[copy.at] = copy.counter.usage
             words[copy.at + 1] = copy.counter.max_usage
-        left = path.wait(nanoseconds, glances=glances)
-        nr_changes, nr_touched, nr_charged, self.last_fd, self.nr_waiting, vanished = path.figures()
+        left = path.wait(nanoseconds)
+        nr_changes, nr_touched, nr_charged, self.last_fd, vanished = path.figures()
         if vanished:
             self._note_vanished()
         if nr_changes:
@@ -178,8 +159,7 @@ class Leases:
             fd = left[at]
             ready.append((fd, left[at + 1]))
             if left[at + 2]:
-                self._handed[fd] = listener = self._listeners[fd]
-                listener.handed.append(path.handed(at // 3))
+                self._listeners[fd].handed.append(path.handed(at // 3))
                 if left[at + 2] == IN_VAIN:
                     self._by_fd[fd].in_vain += 1
         return ready
@@ -255,8 +235,7 @@ class Leases:
         for copy in account.copies:
             words[copy.at] = copy.counter.usage
             words[copy.at + 1] = copy.counter.max_usage
-        rests_until = int(box.rests_until * _NANO)
-        path.lend(account.number, box.quiet_until, box.spared_until, rests_until)
+        path.lend(account.number, box.pace.beyond)
 
     def _withdraw(self, account: _Account) -> None:
         """Lend a box no longer: its counters are about to change, or it ends."""
@@ -332,7 +311,7 @@ class Leases:
 
     def _learn_fork(self, account: _Account, tid: int) -> None:
         """Say over there what a call of *tid* comes to that copies its address space."""
-        known = account.box.known_fork(tid)
+        known = account.box.learned_fork(tid)
         # It may be one of a call that is not priced there, such as vfork.
         if known is not None and known[1] in account.charges:
             until, charge, whole = known
@@ -355,6 +334,7 @@ def _may_lend(box: Box) -> bool:
         and box.faults is None
         and box.recording is None
         and not box.ending
+        and not box.is_looked_at
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kmem_harness.controller.account.books import Books
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["Audit", "Part"]
 
@@ -31,8 +32,8 @@ class Part(Protocol):
     def kinds(self) -> tuple[str, ...]:
         """Name the kinds it counts."""
 
-    def count(self, books: Books) -> None:
-        """Look, and bring *books* up to date."""
+    def count(self, books: Books) -> Steps[None]:
+        """Look, and bring *books* up to date in the last step."""
 
     def potential(self, books: Books) -> int:
         """Say how many bytes a look could take back at most."""
@@ -47,11 +48,11 @@ class Part(Protocol):
 class _Timed:
     """A part, and what it has cost so far. Units: seconds."""
 
-    __slots__ = ("began", "count", "last", "part", "total")
+    __slots__ = ("began", "count", "ended", "last", "part", "total")
 
     def __init__(self, part: Part) -> None:
         self.part = part
-        self.began = 0.0
+        self.began = self.ended = 0.0
         self.count = 0
         self.last = 0.0
         self.total = 0.0
@@ -64,12 +65,18 @@ class _Timed:
     def is_due(self, now: float) -> bool:
         """Say whether it is quick, or has rested."""
         cost = self.cost
-        return cost < _QUICK_SECONDS or now >= self.began + cost * (1 + _REST)
+        return cost < _QUICK_SECONDS or now >= self.ended + cost * _REST
 
-    def run(self, books: Books) -> None:
+    def run(self, books: Books) -> Steps[None]:
+        """Look, and note what that took: what is done between its steps is no part of it."""
         self.began = began = time.monotonic()
-        self.part.count(books)
-        self.last = time.monotonic() - began
+        took = 0.0
+        for _ in self.part.count(books):
+            took += time.monotonic() - began
+            yield
+            began = time.monotonic()
+        self.ended = now = time.monotonic()
+        self.last = took + now - began
         self.total += self.last
         self.count += 1
 
@@ -77,15 +84,9 @@ class _Timed:
 class Audit:
     """The parts of one box, the cheapest first."""
 
-    def __init__(
-        self, books: Books, parts: list[Part], breathe: Callable[[], None] = lambda: None
-    ) -> None:
-        """Count *parts* into *books*: those that have a kind of theirs, or that look at no kinds.
-
-        *breathe* is called after each.
-        """
+    def __init__(self, books: Books, parts: list[Part]) -> None:
+        """Count *parts* into *books*: those that have a kind of theirs, or that look at no kinds."""
         self._books = books
-        self._breathe = breathe
         self._rested = 0.0
         self._parts = [
             _Timed(part)
@@ -112,21 +113,27 @@ class Audit:
         """Say what could not be seen, so that it stays charged or is charged too little."""
         return [doubt for timed in self._parts for doubt in timed.part.doubts()]
 
-    def all_parts(self) -> None:
+    def all_parts(self) -> Steps[None]:
         """Count everything now."""
         for timed in self._parts:
-            timed.run(self._books)
-            self._breathe()
+            yield from timed.run(self._books)
+            yield
+
+    def one_part(self, part: Part) -> Steps[None]:
+        """Count *part*, one of these, now."""
+        for timed in self._parts:
+            if timed.part is part:
+                yield from timed.run(self._books)
 
     def parts_for(
         self,
         shortfall_nbytes: int,
         since: float,
         now: float,
-        before: Callable[[], None],
+        before: Callable[[], Steps[None]],
         *,
         forced: bool,
-    ) -> bool:
+    ) -> Steps[bool]:
         """Count parts until *shortfall_nbytes* are free, or it is certain that they are not.
 
         What was counted after *since* need not be counted again: one look serves all calls that
@@ -146,25 +153,25 @@ class Audit:
             if not own:
                 continue
             if timed.is_due(now) or (forced and timed.began < since):
-                before()
+                yield from before()
                 before = _nothing
-                timed.run(books)
-                self._breathe()
+                yield from timed.run(books)
                 if books.lowered_nbytes >= target:
                     break
             elif timed.began < since:
                 sure = False
         return sure
 
-    def due_parts(self, now: float, before: Callable[[], None]) -> None:
+    def due_parts(self, now: float, before: Callable[[], Steps[None]]) -> Steps[None]:
         """Count everything, for a timeline, unless that was done just now."""
         if now < self._rested:
             return
-        before()
-        self.all_parts()
-        end = time.monotonic()
-        if end - now > _QUICK_SECONDS:
-            self._rested = end + (end - now) * _LONG_REST
+        seconds = self.seconds
+        yield from before()
+        yield from self.all_parts()
+        took = self.seconds - seconds
+        if took > _QUICK_SECONDS:
+            self._rested = time.monotonic() + took * _LONG_REST
 
     def close(self) -> None:
         """Let go of what the parts hold open."""
@@ -173,5 +180,6 @@ class Audit:
                 timed.part.close()
 
 
-def _nothing() -> None:
+def _nothing() -> Steps[None]:
     """Do nothing more before a look."""
+    yield from ()

@@ -53,8 +53,8 @@ def begin_audit(
         name in kinds for name in DescriptorPart.kinds
     ):
         included = {name: kind.included for name, kind in kinds.items() if kind.included}
-        box.spaces = SpacePart(processes, outside, included, box.breathe, bounded=not box.observe)
-        descriptors = DescriptorPart(processes, box.spaces, box.breathe)
+        box.spaces = SpacePart(processes, outside, included, bounded=not box.observe)
+        descriptors = DescriptorPart(processes, box.spaces)
         descriptors.leave_out_what_is_there()
         parts += [box.spaces, descriptors]
     names = families(kinds)
@@ -75,4 +75,4 @@ def begin_audit(
             box.memcg, processes, lambda *killed: on_refusal(box, box.oom_killed(*killed))
         )
         parts.append(box.user)
-    box.audit = Audit(box.books, parts, box.breathe)
+    box.audit = Audit(box.books, parts)

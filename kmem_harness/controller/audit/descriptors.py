@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kmem_harness.procfs.descriptors import Descriptors, count_descriptors
+from kmem_harness.procfs.steps import result_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kmem_harness.controller.account.books import Books
     from kmem_harness.controller.audit.spaces import SpacePart
     from kmem_harness.procfs.processes import BoxProcesses
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["DescriptorPart"]
 
@@ -35,12 +35,9 @@ class DescriptorPart:
 
     kinds = _BY_DESCRIPTOR
 
-    def __init__(
-        self, processes: BoxProcesses, spaces: SpacePart, breathe: Callable[[], None]
-    ) -> None:
+    def __init__(self, processes: BoxProcesses, spaces: SpacePart) -> None:
         """Count what *processes* hold; *spaces* knows the mappings that keep closed files."""
         self._processes = processes
-        self._breathe = breathe
         self._spaces = spaces
         self._known: dict[str, str] = {}
         self._failed = 0
@@ -49,14 +46,14 @@ class DescriptorPart:
 
     def leave_out_what_is_there(self) -> None:
         """Take what the processes hold now for made outside: it is never charged."""
-        found = count_descriptors(self._processes.list(), {}, frozenset())
+        found = result_of(count_descriptors(result_of(self._processes.list()), {}, frozenset()))
         self._outside_inodes = frozenset(found.inodes)
 
-    def count(self, books: Books) -> None:
+    def count(self, books: Books) -> Steps[None]:
         """See :class:`Part`."""
         kinds = books.kinds
         watched = {name for name in _WATCHES if name in kinds and kinds[name].live}
-        found = self._scan(watched)
+        found = yield from self._scan(watched)
         if found is None:
             return
         for pid in found.grown:
@@ -69,7 +66,7 @@ class DescriptorPart:
             if unix is None or unix.live - books.open(unix) > counts["unix-socket"]:
                 return  # a socket that is itself in a message may hold any number of descriptors
             counts = {name: nr + found.in_flight for name, nr in counts.items()}
-        files, memfds = self._mapped(books, counts, found)
+        files, memfds = yield from self._mapped(books, counts, found)
         counts["file"] += files
         counts["memfd"] += memfds
         counts = {name: nr for name, nr in counts.items() if name in kinds}
@@ -93,11 +90,11 @@ class DescriptorPart:
     def close(self) -> None:
         """See :class:`Part`."""
 
-    def _scan(self, watched: set[str]) -> Descriptors | None:
+    def _scan(self, watched: set[str]) -> Steps[Descriptors | None]:
         """Look at all tables, and at those of processes that appeared meanwhile."""
-        pids = self._processes.list()
-        found = count_descriptors(pids, self._known, watched, self._breathe)
-        late = set(self._processes.list()).difference(pids)
+        pids = yield from self._processes.list()
+        found = yield from count_descriptors(pids, self._known, watched)
+        late = set((yield from self._processes.list())).difference(pids)
         if late:
             # Whoever forked them may have closed, before we came to it, what they still hold.
             return None
@@ -105,14 +102,16 @@ class DescriptorPart:
         self._failed += not found.complete
         return found if found.complete else None
 
-    def _mapped(self, books: Books, counts: dict[str, int], found: Descriptors) -> tuple[int, int]:
+    def _mapped(
+        self, books: Books, counts: dict[str, int], found: Descriptors
+    ) -> Steps[tuple[int, int]]:
         """Count files and memfds that only a mapping keeps, where any were closed at all."""
         file, memfd = books.kinds.get("file"), books.kinds.get("memfd")
         files = memfds = 0
         if (file is not None and file.live > counts.get("file", 0)) or (
             memfd is not None and memfd.live > counts.get("memfd", 0)
         ):
-            mapped = self._spaces.look()
+            mapped = yield from self._spaces.look()
             files = len(mapped.files)
             memfds = len(mapped.memfds - found.inodes.keys())
         return files, memfds

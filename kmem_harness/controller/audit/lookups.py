@@ -8,6 +8,7 @@ from kmem_harness.procfs.host_counts import nr_negative_dentries
 
 if TYPE_CHECKING:
     from kmem_harness.controller.account.books import Books
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["LookupPart"]
 
@@ -26,8 +27,9 @@ class LookupPart:
         self._before = nr_negative_dentries()
         self._alive = 0
 
-    def count(self, books: Books) -> None:
+    def count(self, books: Books) -> Steps[None]:
         """See :class:`Part`."""
+        yield
         now = nr_negative_dentries()
         kind = books.kinds["dentry"]
         self._alive = min(self._alive + max(now - self._before, 0), kind.live)

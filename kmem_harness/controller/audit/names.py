@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kmem_harness.controller.audit.looks import Asker, Looks
     from kmem_harness.procfs.names import Seen
     from kmem_harness.procfs.processes import BoxProcesses
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["NamePart"]
 
@@ -88,17 +89,17 @@ class NamePart:
             )
         return found
 
-    def count(self, books: Books) -> None:
+    def count(self, books: Books) -> Steps[None]:
         """See :class:`Part`."""
         if self._asker.late:
             return
-        sure = self._systems.see(self._processes.list())
+        sure = self._systems.see((yield from self._processes.list()))
         found = self._look()
         if found is None:
             return
         used, seen = found
         alive = self._alive
-        self._forget_unmounted(used, seen)
+        yield from self._forget_unmounted(used, seen)
         if sure:
             alive.pop(_ELSEWHERE, None)
         elif seen.blind:
@@ -148,10 +149,12 @@ class NamePart:
         may_go = seen.gone + seen.unsure
         return before + seen.made - may_go, max(most - seen.gone, 0), may_go
 
-    def _forget_unmounted(self, used: dict[str, int], seen: Seen) -> None:
+    def _forget_unmounted(self, used: dict[str, int], seen: Seen) -> Steps[None]:
         """Leave out what was on file systems that are gone, or that nobody has any more."""
         missing = (self._alive.keys() | seen.made_on.keys()) - used.keys() - {_ELSEWHERE}
-        in_use = devices_in_use(self._processes.list()) if missing else None
+        in_use = None
+        if missing:
+            in_use = devices_in_use((yield from self._processes.list()))
         gone = self._systems.replaced | (set() if in_use is None else missing - in_use)
         for device in gone:
             self._alive.pop(device, None)

@@ -1,25 +1,23 @@
-"""What is done again and again while boxes run: calls that wait, timelines, page faults.
+"""What is done again and again while boxes run: timelines, page faults.
 
-Knows the loop and the gate; knows nothing of how boxes start and end.
+Knows the loop and the looks; knows nothing of how boxes start and end.
 """
 
 from __future__ import annotations
 
-import time
-from os import sched_yield
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from kmem_harness.procfs.steps import timed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from kmem_harness.controller.account.box import Box
-    from kmem_harness.controller.admission.gate import Gate
+    from kmem_harness.controller.admission.censuses import Censuses
     from kmem_harness.controller.loop import Loop, Timer
 
 __all__ = ["Rounds"]
 
-#: A parked call is looked at again this often.
-_TICK_SECONDS = 0.001
 #: Running boxes are looked at this often for their timelines, unless that takes long: a hundredth
 #: of the time at most.
 _LOOK_SECONDS = 0.1
@@ -27,78 +25,33 @@ _LOOK_REST = 100.0
 #: Where a limit binds user memory, this often: a fifth of the time at most.
 _FAULTS_SECONDS = 0.01
 _FAULTS_REST = 4.0
-#: So long a count of one box may keep the others waiting.
-_BREATH_SECONDS = 0.000_05
-#: Meanwhile others get our processor for a fifth of the time at most.
-_YIELD_REST = 4.0
 
 
 class Rounds:
     """The timers of all boxes. Each runs only as long as there is anything for it to do."""
 
-    def __init__(self, loop: Loop, gate: Gate, boxes: Callable[[], Iterable[Box]]) -> None:
-        """Look after *boxes*, whose calls *gate* answers."""
+    def __init__(self, loop: Loop, censuses: Censuses, boxes: Callable[[], Iterable[Box]]) -> None:
+        """Look after *boxes* by *censuses*."""
         self._loop = loop
-        self._gate = gate
+        self._censuses = censuses
         self._boxes = boxes
-        self._tick_due: Timer | None = None
-        self._is_soon = False
         self._looking = False
         #: Of each box whose faults are followed, when it is looked at next.
         self._faults_due: dict[Box, Timer] = {}
-        self._breath_due = 0.0
-        self._yield_due = 0.0
-
-    def keep_ticking(self) -> None:
-        """Look again and again at the calls that wait, for as long as any does.
-
-        At those that came in the middle of something else, once that is done.
-        """
-        soon = self._gate.waiting is not None
-        if self._tick_due is not None:
-            if self._is_soon or not soon:
-                return
-            self._tick_due.cancel()
-        self._is_soon = soon
-        self._tick_due = self._loop.call_later(0 if soon else _TICK_SECONDS, self._tick)
-
-    def breathe(self, box: Box) -> None:
-        """Answer calls of other boxes between two steps of what may take long for *box*."""
-        began = time.monotonic()
-        if self._gate.waiting is None and began >= self._breath_due:
-            self._gate.waiting = box
-            try:
-                if began >= self._yield_due and not self._loop.is_crowd:
-                    self._give_way(began)
-                self._loop.glance()
-            finally:
-                self._gate.waiting = None
-            end = time.monotonic()
-            self._gate.away_seconds += end - began
-            self._breath_due = end + _BREATH_SECONDS
-
-    def _give_way(self, began: float) -> None:
-        """Let those run who wait for our processor: outside a crowd they were woken there."""
-        sched_yield()
-        end = time.monotonic()
-        self._yield_due = end + (end - began) * _YIELD_REST
 
     def keep_looking(self) -> None:
         """Note what the boxes use, from now on, for as long as any runs."""
         if not self._looking:
             self._looking = True
-            self._loop.call_later(_LOOK_SECONDS, self._look)
+            self._loop.call_later(_LOOK_SECONDS, lambda: self._loop.spawn(self._look()))
 
-    def follow_faults(self, box: Box) -> None:
+    def follow_faults(self, box: Box, pause: float = 0.0) -> None:
         """Look often where a limit binds user memory: faults come unasked, and take what they like."""
         self.forget(box)
         if box.user is not None:
-            began = time.monotonic()
-            box.withdraw()
-            box.user.count(box.books)
-            box.note_usage()
-            pause = max(_FAULTS_SECONDS, (time.monotonic() - began) * _FAULTS_REST)
-            self._faults_due[box] = self._loop.call_later(pause, lambda: self._follow_on(box))
+            self._faults_due[box] = self._loop.call_later(
+                pause, lambda: self._loop.spawn(self._follow(box))
+            )
 
     def forget(self, box: Box) -> None:
         """Leave nothing to come for a box that is over, or starts once more."""
@@ -106,23 +59,23 @@ class Rounds:
         if timer is not None:
             timer.cancel()
 
-    def _follow_on(self, box: Box) -> None:
-        with box.guard:
-            self.follow_faults(box)
+    def _follow(self, box: Box) -> Iterator[Any]:
+        timer = self._faults_due.get(box)
+        if box.user is not None and timer is not None:
+            took = yield from self._censuses.follow_user_memory(box, box.user)
+            if self._faults_due.get(box) is timer:
+                self.follow_faults(box, max(_FAULTS_SECONDS, took * _FAULTS_REST))
 
-    def _tick(self) -> None:
-        self._tick_due = None
-        self._gate.retry_parked(self.breathe)
-        if self._gate.parked:
-            self.keep_ticking()
-
-    def _look(self) -> None:
-        began = time.monotonic()
+    def _look(self) -> Iterator[Any]:
         running = [box for box in self._boxes() if box.listeners]
+        took: list[float] = []
         for box in running:
-            self._gate.look(box)
-        self._looking = bool(running)
+            yield from timed(self._censuses.note(box), took.append)
+        self._looking = False
         if running:
             wide = min(box.timeline.slot_seconds for box in running)
-            took = time.monotonic() - began
-            self._loop.call_later(max(_LOOK_SECONDS, wide, took * _LOOK_REST), self._look)
+            self._looking = True
+            self._loop.call_later(
+                max(_LOOK_SECONDS, wide, sum(took) * _LOOK_REST),
+                lambda: self._loop.spawn(self._look()),
+            )

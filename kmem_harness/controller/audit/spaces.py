@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kmem_harness.controller.audit.between import between
-from kmem_harness.procfs.memory_maps import AddressSpaces, Sum
+from kmem_harness.procfs.memory_maps import AddressSpaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kmem_harness.controller.account.books import Books
+    from kmem_harness.procfs.memory_maps import Sum
     from kmem_harness.procfs.processes import BoxProcesses
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["SpacePart"]
 
@@ -29,33 +30,31 @@ class SpacePart:
         processes: BoxProcesses,
         outside: Callable[[], int],
         included: dict[str, int],
-        breathe: Callable[[], None],
         *,
         bounded: bool,
     ) -> None:
         """Look at *processes*, of which *outside* were made outside and so are not charged."""
         self._processes = processes
         self._outside = outside
-        self._breathe = breathe
         self._spaces = AddressSpaces(included)
         self._bounded = bounded
         self._failed = 0
 
-    def look(self) -> Sum:
+    def look(self) -> Steps[Sum]:
         """Sum up the address spaces as they are now."""
-        return self._spaces.sum(between(self._processes.list(), self._breathe))
+        return (yield from self._spaces.sum((yield from self._processes.list())))
 
     def table_grew(self, pid: int) -> None:
         """Look at the size of this process's table of descriptors from now on."""
         self._spaces.grown.add(pid)
 
-    def excess_of(self, pid: int) -> dict[str, int]:
+    def excess_of(self, pid: int) -> Steps[dict[str, int]]:
         """Say what a child of *pid* has beyond what its task's price includes."""
         return self._spaces.excess_of(pid)
 
-    def count(self, books: Books) -> None:
+    def count(self, books: Books) -> Steps[None]:
         """See :class:`Part`."""
-        total = self.look()
+        total = yield from self.look()
         if not total.complete:
             self._failed += 1
             return

@@ -9,6 +9,7 @@ from kmem_harness.procfs.host_counts import count_rows, count_semaphores, count_
 
 if TYPE_CHECKING:
     from kmem_harness.controller.account.books import Books
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["SystemVPart"]
 
@@ -31,8 +32,9 @@ class SystemVPart:
         self._before = self._count()
         self._alive = dict.fromkeys(_SYSTEM_V, 0)
 
-    def count(self, books: Books) -> None:
+    def count(self, books: Books) -> Steps[None]:
         """See :class:`Part`."""
+        yield
         now = self._count()
         for name in _SYSTEM_V:
             kind = books.kinds.get(name)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from kmem_harness.controller.account.books import Books, Kind
     from kmem_harness.procfs.census import TaskCensus
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["TaskPart", "ZombiePart"]
 
@@ -23,9 +24,9 @@ class TaskPart:
         self._census = census
         self.with_threads = False
 
-    def count(self, books: Books) -> None:
+    def count(self, books: Books) -> Steps[None]:
         """See :class:`Part`."""
-        found = self._census.count(with_threads=self.with_threads)
+        found = yield from self._census.count(with_threads=self.with_threads)
         task, thread = books.kinds["task"], books.kinds["thread"]
         processes = _processes(books)
         surplus = sum(kind.live for kind in processes) - found.processes - books.open(task)
@@ -78,14 +79,16 @@ class ZombiePart:
         living = (kinds["task"], kinds.get("exec", kinds["task"]))
         return zombie is not None and all(zombie.nbytes < kind.nbytes for kind in living)
 
-    def count(self, books: Books) -> None:
+    def count(self, books: Books) -> Steps[None]:
         """See :class:`Part`."""
-        self._tasks.count(books)  # or else what is gone, and threads, would pass for zombies
+        yield from self._tasks.count(
+            books
+        )  # or else what is gone, and threads, would pass for zombies
         zombie, *living = reversed(_processes(books))
         ended = sum(kind.live for kind in living) - books.open(books.kinds["task"])
         if ended <= 0:
             return
-        ended -= self._census.living()
+        ended -= yield from self._census.living()
         for kind in living:
             nr = max(min(kind.live, ended), 0)
             books.turn(kind, zombie, nr)

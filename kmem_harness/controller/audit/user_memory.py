@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kmem_harness.core.counter import ResourceCounter
     from kmem_harness.core.memcg import Memcg
     from kmem_harness.procfs.processes import BoxProcesses
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["UserPart"]
 
@@ -48,10 +49,10 @@ class UserPart:
         self._charged = 0
         self._dying_until = 0.0
 
-    def count(self, books: Books) -> None:
+    def count(self, books: Books) -> Steps[None]:
         """See :class:`Part`."""
         del books
-        found = user_memory_of(self._processes.list())
+        found = yield from user_memory_of((yield from self._processes.list()))
         total = sum(found.values())
         if total <= self._charged:
             self._release(self._charged - total)
@@ -66,11 +67,12 @@ class UserPart:
         )
         if margin > 0 and self._memcg.try_charge_user(margin) is None:
             self._charged += margin
-        self._kill(found, refusal.counter)
+        yield from self._kill(found, refusal.counter)
 
-    def make_room(self, counter: ResourceCounter) -> bool:
+    def make_room(self, counter: ResourceCounter) -> Steps[bool]:
         """Kill a process for a kernel allocation that met *counter*; false if there is none."""
-        return self._kill(user_memory_of(self._processes.list()), counter)
+        found = yield from user_memory_of((yield from self._processes.list()))
+        return (yield from self._kill(found, counter))
 
     def potential(self, books: Books) -> int:
         """See :class:`Part`."""
@@ -90,7 +92,7 @@ class UserPart:
             self._memcg.uncharge_user(nbytes)
             self._charged -= nbytes
 
-    def _kill(self, found: dict[int, int], counter: ResourceCounter) -> bool:
+    def _kill(self, found: dict[int, int], counter: ResourceCounter) -> Steps[bool]:
         """Kill whoever holds most, unless somebody is dying already."""
         now = time.monotonic()
         if now < self._dying_until:
@@ -102,7 +104,8 @@ class UserPart:
             pidfd = os.pidfd_open(victim)
             try:
                 # It was found a while ago: its number may be a stranger's by now.
-                if victim in self._processes.list() and not is_readable(pidfd, 0):
+                of_box = yield from self._processes.list()
+                if victim in of_box and not is_readable(pidfd, 0):
                     self._killed(victim, found[victim], counter)
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                     self._dying_until = now + _DYING_SECONDS

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from kmem_harness.controller.account.box import Box
     from kmem_harness.core.memcg import Memcg
     from kmem_harness.core.tree import MemcgTree
+    from kmem_harness.procfs.steps import Steps
+
+    _Look = Callable[[dict[str, Any]], Steps[None]]
 
 __all__ = ["PROTOCOL_VERSION", "Server"]
 
@@ -64,18 +67,21 @@ class Server:
             "hello": self._hello,
             "make": self._make,
             "remove": self._remove,
-            "read": self._read,
-            "write": self._write,
             "ls": self._ls,
             "children": self._children,
-            "counters": self._counters,
-            "state": self._state,
             "bequeath": self._bequeath,
             "listen_natively": self._listen_natively,
             "entrants": self._entrants,
-            "under_way": self._under_way,
             "boxes": self._list_boxes,
-            "survey": self._survey,
+        }
+        #: What is true after a look alone, and that look.
+        self._after_looks: dict[str, tuple[_Look, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+            "read": (self._look_below, self._read),
+            "write": (self._look_below, self._write),
+            "counters": (self._look_below, self._counters),
+            "state": (self._look_at_box, self._state),
+            "under_way": (self._look_for_calls, self._under_way),
+            "survey": (self._look_at_all, self._survey),
         }
 
     # -- connections -----------------------------------------------------------------------
@@ -196,27 +202,38 @@ class Server:
         def respond(reply: dict[str, Any]) -> None:
             self._reply(connection, {**reply, "serial": request.get("serial")})
 
+        looked_for = self._after_looks.get(str(request.get("op")))
+        if looked_for is not None:
+            protocol.close_all(fds)
+            self._loop.spawn(self._look_and_answer(request, *looked_for, respond))
+            return
         try:
             reply = self._answer(connection, request, fds, respond)
-        except (KmemHarnessError, OSError) as error:
-            reply = {"error": protocol.describe_error(error)}
-        except _MALFORMED as error:
-            operation = request.get("op")
-            named = repr(operation) if isinstance(operation, str) else "of no name"
-            message = f"control request {named} is malformed: {error!r}"
-            reply = {"error": protocol.describe_error(ConfigurationError(message))}
         except MemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 - ours, but no other client's and no box's
-            import traceback  # noqa: PLC0415 - it takes long to import, and is for mistakes alone
-
-            traceback.print_exception(error)
-            message = f"the controller failed at {request.get('op')!r}: {error!r}"
-            reply = {"error": protocol.describe_error(KmemHarnessError(message))}
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no other client's matter
+            reply = _excuse(request, error)
         finally:
             protocol.close_all(fds)
         if reply is not None:
             respond(reply)
+
+    def _look_and_answer(
+        self,
+        request: dict[str, Any],
+        look: _Look,
+        handle: Callable[[dict[str, Any]], dict[str, Any]],
+        respond: Callable[[dict[str, Any]], None],
+    ) -> Iterator[Any]:
+        """Carry out a request after a look, which may take long: others are served meanwhile."""
+        try:
+            yield from look(request)
+            reply = {"ok": True, **handle(request)}
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no other client's matter
+            reply = _excuse(request, error)
+        respond(reply)
 
     def _reply(self, connection: socket.socket, reply: dict[str, Any]) -> None:
         try:
@@ -273,7 +290,9 @@ class Server:
         try:
             handle = self._operations[operation]
         except KeyError:
-            known = ", ".join(sorted([*self._operations, "arm", "expect", "finish", "watch"]))
+            known = ", ".join(
+                sorted([*self._operations, *self._after_looks, "arm", "expect", "finish", "watch"])
+            )
             message = f"unknown control operation {operation!r}; known are {known}"
             raise ConfigurationError(message) from None
         return {"ok": True, **handle(request)}
@@ -310,7 +329,6 @@ class Server:
     def _read(self, request: dict[str, Any]) -> dict[str, Any]:
         """Read a control file, after a census: what is read is true."""
         memcg = self._tree.find(request["path"])
-        self._boxes.take_census(memcg.kmem)
         if request["file"] in TASK_FILES:
             show_tasks(self._tree, memcg, self._boxes.all())
         value = self._tree.read(request["path"], request["file"])
@@ -321,7 +339,6 @@ class Server:
         if request["file"] in TASK_FILES:
             raise refuse_move(memcg, request["file"], request["value"])
         show_tasks(self._tree, memcg, self._boxes.all())
-        self._boxes.take_census(memcg.kmem)
         unbound = self._boxes.unfiltered_below(memcg)
         if unbound is not None and request["file"].endswith("limit_in_bytes"):
             raise OSError(
@@ -344,9 +361,7 @@ class Server:
         return {"names": sorted(self._tree.find(request["path"]).children)}
 
     def _counters(self, request: dict[str, Any]) -> dict[str, Any]:
-        memcg = self._tree.find(request["path"])
-        self._boxes.take_census(memcg.kmem)
-        return {"memcg": memcg_report(memcg)}
+        return {"memcg": memcg_report(self._tree.find(request["path"]))}
 
     def _state(self, request: dict[str, Any]) -> dict[str, Any]:
         return self._boxes.describe(request["box"])
@@ -379,8 +394,6 @@ class Server:
     def _survey(self, request: dict[str, Any]) -> dict[str, Any]:
         """Give counters and boxes of the memcgs after a path, as many as go into one packet."""
         after = str(request.get("after", ""))
-        if not after:
-            self._boxes.take_census(self._tree.root.kmem)
         memcgs = {memcg.path: memcg for memcg in _and_all_below(self._tree.root)}
         paths = sorted(path for path in memcgs if path > after)
         boxes: dict[str, list[dict[str, Any]]] = {}
@@ -391,6 +404,21 @@ class Server:
             for path in paths[:_SURVEYED_AT_ONCE]
         ]
         return {"memcgs": rows, "more": len(paths) > len(rows)}
+
+    # -- looks before an answer ------------------------------------------------------------
+
+    def _look_below(self, request: dict[str, Any]) -> Steps[None]:
+        return self._boxes.take_census(self._tree.find(request["path"]).kmem)
+
+    def _look_at_box(self, request: dict[str, Any]) -> Steps[None]:
+        return self._boxes.take_census(self._boxes.counter_of(request["box"]))
+
+    def _look_for_calls(self, request: dict[str, Any]) -> Steps[None]:
+        return self._boxes.prove_tickets(request["box"])
+
+    def _look_at_all(self, request: dict[str, Any]) -> Steps[None]:
+        if not request.get("after"):
+            yield from self._boxes.take_census(self._tree.root.kmem)
 
     # -- watchers --------------------------------------------------------------------------
 
@@ -404,6 +432,21 @@ class Server:
             if memcg.kmem in box.counters:
                 with suppress(OSError):  # a slow reader loses events; one that is gone, all of them
                     protocol.send(connection, {"event": "charge.refused", **card})
+
+
+def _excuse(request: dict[str, Any], error: Exception) -> dict[str, Any]:
+    """Say what a request failed at: something it asked for, its form, or a mistake of ours."""
+    if not isinstance(error, (KmemHarnessError, OSError)):
+        operation = request.get("op")
+        named = repr(operation) if isinstance(operation, str) else "of no name"
+        if isinstance(error, _MALFORMED):
+            error = ConfigurationError(f"control request {named} is malformed: {error!r}")
+        else:
+            import traceback  # noqa: PLC0415 - it takes long to import, and is for mistakes alone
+
+            traceback.print_exception(error)
+            error = KmemHarnessError(f"the controller failed at {named}: {error!r}")
+    return {"error": protocol.describe_error(error)}
 
 
 def _and_all_below(memcg: Memcg) -> Iterator[Memcg]:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kmem_harness.procfs.census import DescendantCensus
+from kmem_harness.procfs.steps import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +33,8 @@ def show_tasks(tree: MemcgTree, memcg: Memcg, boxes: Iterable[Box]) -> None:
         if box.memcg is not memcg or not box.init_pid:
             continue
         # Orphans go to the init of their namespace, so all tasks of a box descend from it.
-        for pid in sorted(DescendantCensus(box.init_pid, frozenset()).processes(), key=int):
+        inside = result_of(DescendantCensus(box.init_pid, frozenset()).processes())
+        for pid in sorted(inside, key=int):
             tree.tasks.add(int(pid), memcg)
             with suppress(OSError):  # it died since
                 for thread in os.listdir(f"/proc/{pid}/task"):

@@ -38,7 +38,7 @@ from kmem_harness.interposer.filter import (
 )
 from kmem_harness.interposer.profile import WAIT_KILLABLE, listening
 from kmem_harness.interposer.syscalls import native_architecture
-from kmem_harness.procfs.census import DescendantCensus, NamespaceCensus
+from kmem_harness.procfs.census import DescendantCensus, NamespaceCensus, is_running
 from kmem_harness.procfs.entrants import (
     filters_of,
     newcomer,
@@ -49,12 +49,13 @@ from kmem_harness.procfs.processes import BoxProcesses
 from kmem_harness.procfs.readable import is_readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from kmem_harness.controller.admission.leases import Leases
     from kmem_harness.core.counter import ResourceCounter
     from kmem_harness.core.memcg import Memcg
     from kmem_harness.interposer.listener import Listener
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["Boxes"]
 
@@ -78,9 +79,10 @@ class Boxes:
         self._directory = directory
         self._running: dict[str, Running] = {}
         self._on_refusal = on_refusal
-        self._gate = Gate(self.all, on_refusal, self._go_on)
+        self._gate = Gate(self.all, loop, on_refusal, self._go_on)
         self._looks = Looks(loop)
-        self._rounds = Rounds(loop, self._gate, self.all)
+        self._censuses = self._gate.censuses
+        self._rounds = Rounds(loop, self._censuses, self.all)
         self._architecture = native_architecture()
         self._leases: Leases | None = None
         setting = fast_path_setting()
@@ -93,9 +95,9 @@ class Boxes:
         """List the accounts of all boxes."""
         return [running.box for running in self._running.values()]
 
-    def take_census(self, counter: ResourceCounter) -> None:
+    def take_census(self, counter: ResourceCounter) -> Steps[None]:
         """Bring the books of every box whose charges walk *counter* up to date."""
-        self._gate.take_census(counter)
+        return self._censuses.take(counter)
 
     def unfiltered_below(self, memcg: Memcg) -> Box | None:
         """Find a box that a limit of *memcg* could not bind, for it runs without a filter."""
@@ -320,14 +322,13 @@ class Boxes:
         box.asker = self._looks.enter(lambda: box.doubt(_LATE))
         if not running.bounded:
             return  # nothing is charged, so there are no books to compare with
-        box.breathe = lambda: self._rounds.breathe(box)
         begin_audit(
             box,
-            DescendantCensus(box.init_pid, frozenset({str(target)}), box.breathe)
+            DescendantCensus(box.init_pid, frozenset({str(target)}))
             if running.isolation == "none"
-            else NamespaceCensus(box.init_pid, running.outsiders, box.breathe),
+            else NamespaceCensus(box.init_pid, running.outsiders),
             # An engine's own init may be the target itself; ours never is.
-            BoxProcesses(box.init_pid, with_init=running.lasting, breathe=box.breathe),
+            BoxProcesses(box.init_pid, with_init=running.lasting),
             lambda: len(running.joined) + (len(running.outsiders) if running.lasting else 1),
             self._on_refusal,
             self._looks,
@@ -353,9 +354,6 @@ class Boxes:
     # -- running ---------------------------------------------------------------------------
 
     def _notified(self, running: Running, listener: Listener, events: int) -> None:
-        waiting = self._gate.waiting
-        if waiting is not None and (running.box is waiting or not events & READABLE):
-            return  # it will be there again afterwards
         try:
             if events & READABLE:
                 notification = listener.receive()
@@ -399,8 +397,6 @@ class Boxes:
         watched: bool = False,
     ) -> None:
         self._gate.serve(box, listener, notification, judged=judged, watched=watched)
-        if self._gate.parked:
-            self._rounds.keep_ticking()
         if self._leases is not None and notification[3] not in box.asked:
             self._leases.lend(box, notification)
 
@@ -481,10 +477,12 @@ class Boxes:
     # -- the end ---------------------------------------------------------------------------
 
     def describe(self, name: str) -> dict[str, Any]:
-        """Say how a box is doing, after a census."""
-        running = self._running[name]
-        self._gate.take_census(running.box.memcg.kmem)
-        return running.describe()
+        """Say how a box is doing, as of the last census."""
+        return self._running[name].describe()
+
+    def counter_of(self, name: str) -> ResourceCounter:
+        """Give what the charges of a box walk first."""
+        return self._running[name].box.memcg.kmem
 
     def finish(
         self,
@@ -508,7 +506,13 @@ class Boxes:
             answer(close(running))
             return
 
-        running.when_over = lambda: answer(close(running))
+        def conclude() -> Iterator[Any]:
+            if running.box.listeners and not keep:
+                # The last task did not let go in time: say what is there before it is written off.
+                yield from self._censuses.take_last(running.box)
+            answer(close(running))
+
+        running.when_over = lambda: self._loop.spawn(conclude())
         running.patience = running.guard.call_later(
             _LAST_TASK_SECONDS, lambda: self._is_over(running)
         )
@@ -531,8 +535,12 @@ class Boxes:
         return self._running[name].entrants()
 
     def under_way(self, name: str) -> int:
-        """Count the calls of a box of which nobody knows whether they are over."""
-        return self._running[name].under_way()
+        """Count the calls of a box that may not be over, and whose callers do not sleep."""
+        return sum(map(is_running, self._running[name].box.tickets))
+
+    def prove_tickets(self, name: str) -> Steps[None]:
+        """Find out which calls of a box are over."""
+        return self._censuses.prove(self._running[name].box)
 
     def end_all(self) -> None:
         """Kill every box: the owner is gone."""
@@ -549,10 +557,6 @@ class Boxes:
 
     def _close(self, running: Running) -> dict[str, Any]:
         box = running.box
-        if box.listeners:
-            # The last task did not let go in time: say what is there before it is written off.
-            with running.guard:
-                box.take_final_census()
         described: dict[str, Any] = {"doubt": _NO_REPORT}
         with running.guard:
             described = running.describe()

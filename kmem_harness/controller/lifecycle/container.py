@@ -9,7 +9,6 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from kmem_harness.procfs.census import call_is_over, is_running
 from kmem_harness.procfs.entrants import entrants, filters_of, pid_inside, shares_pid_namespace
 
 if TYPE_CHECKING:
@@ -108,11 +107,6 @@ class Running:
             # The target of an init of the engine's is the first to join.
             if str(one.inside) not in self.outsiders
         ]
-
-    def under_way(self) -> int:
-        """Count the calls that may be over or not, and whose callers do not sleep."""
-        self.box.prove_tickets(call_is_over)
-        return sum(map(is_running, self.box.tickets))
 
     def describe(self) -> dict[str, Any]:
         """Give the figures so far, as a reply carries them."""

@@ -24,7 +24,7 @@ enum {
 	DEPTH = 32,		/* counters that a charge walks */
 	TOUCHED = 1024,		/* threads, a power of 2 */
 	ROUNDS = 64,		/* polls before the controller has its turn again ... */
-	GLANCES = 3,		/* ... and while it is in the middle of something */
+	BUSY_ROUNDS = 3,	/* ... and when it has no time to wait */
 	FURTHER = 3,		/* objects for which there must be room left */
 	CHANGES = 1024,		/* charges of accounts that differ */
 	NOTHING = 0,		/* the charge of every call that makes nothing */
@@ -74,9 +74,7 @@ struct fork {
 
 struct account {
 	int64_t lent;
-	int64_t quiet_until;	/* up to what kmem usage a new peak is let by ... */
-	int64_t spared_until;	/* ... and while another box is looked at */
-	int64_t rests_until;	/* nanoseconds until which any is */
+	int64_t beyond;		/* up to what kmem usage a new peak is let by */
 	uint32_t nr_counters;
 	uint32_t kmem;		/* which of counters is the box's own */
 	uint32_t vanished;	/* calls that were over before they were received */
@@ -117,13 +115,11 @@ struct fast_path {
 	struct ready *ready;
 	struct seccomp_notif *handed;	/* beside each of ready */
 	uint32_t nr_fds;
-	uint32_t glances;	/* 1 in the middle of a look at another box */
 	uint32_t is_told;	/* 1 when the controller knows what stands in the lists */
 	uint32_t nr_changes;
 	uint32_t nr_touched;
 	uint32_t nr_charged;
 	int32_t last_fd;	/* the listener answered last; -1: none was */
-	uint32_t nr_waiting;	/* listeners that had calls when it was last looked */
 	uint32_t nr_vanished;	/* calls that were over before they were received */
 	struct change changes[CHANGES];
 	struct touch touched[TOUCHED];
@@ -234,8 +230,7 @@ static bool try_charge(struct fast_path *path, const struct account *account, in
 			return false;
 		peak |= after > counter->max_usage;
 	}
-	if (peak && account->rests_until <= now() &&
-	    kmem->usage + nbytes > (path->glances ? account->spared_until : account->quiet_until))
+	if (peak && kmem->usage + nbytes > account->beyond)
 		return false;
 	for (at = 0; at < account->nr_counters; at++) {
 		uint16_t number = account->counters[at];
@@ -365,16 +360,14 @@ static int milliseconds(int64_t nanoseconds)
  * less than none, and answers what it can meanwhile.  Gives how many of ready there are, or minus
  * an errno.
  */
-int32_t kmem_wait(struct fast_path *path, int64_t patience, uint32_t glances)
+int32_t kmem_wait(struct fast_path *path, int64_t patience)
 {
 	int64_t until = patience < 0 ? 0 : now() + patience;
-	uint32_t rounds = glances ? GLANCES : ROUNDS;
+	uint32_t rounds = patience == 0 ? BUSY_ROUNDS : ROUNDS;
 	int32_t nr = 0, outcome;
 	uint32_t round, at;
 
 	begin(path);
-	path->glances = glances;
-	path->nr_waiting = 0;
 	path->nr_vanished = 0;
 	path->last_fd = -1;
 	for (round = 0; round < rounds && nr == 0; round++) {
@@ -383,14 +376,13 @@ int32_t kmem_wait(struct fast_path *path, int64_t patience, uint32_t glances)
 
 		if (left < 0 && patience >= 0)
 			left = 0;	/* even so there is one look */
-		if (left == 0 && round > 0 && !glances)
+		if (left == 0 && round > 0 && patience)
 			break;
 		found = poll(path->fds, path->nr_fds, milliseconds(left));
 		if (found < 0 && errno != EINTR)
 			nr = -errno;
 		if (found <= 0)
 			break;
-		path->nr_waiting = (uint32_t)found - (path->fds[0].revents != 0);
 		for (at = 0; at < path->nr_fds && found > 0; at++) {
 			const struct pollfd *one = &path->fds[at];
 

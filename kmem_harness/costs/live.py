@@ -51,7 +51,7 @@ def live_kinds(table: CostTable) -> dict[str, LiveKind]:
         for entry in SYSCALL_KINDS.values()
         if isinstance(entry, Modelled)
         for case in entry.cases
-        for kind in case.makes
+        for kind in case.all_kinds
     )
     names: list[str] = []
     for kind in (*wanted, *chain.from_iterable(_FOUND.values())):
@@ -68,7 +68,7 @@ def makers(kinds: Iterable[str]) -> Iterator[tuple[str, str]]:
     known = set(kinds)
     for syscall, entry in SYSCALL_KINDS.items():
         if isinstance(entry, Modelled):
-            made = dict.fromkeys(kind for case in entry.cases for kind in case.makes)
+            made = dict.fromkeys(kind for case in entry.cases for kind in case.all_kinds)
             for kind in made:
                 for name in PLACED[kind].values() if kind in PLACED else (kind,):
                     if name in known:

@@ -118,7 +118,7 @@ class Call:
             return None
         for case in self.cases:
             if all(test.holds(arguments[test.number]) for test in case.when):
-                return case.makes[0] if case.makes else None
+                return case.all_kinds[0] if case.all_kinds else None
         return None
 
     def makes(self, arguments: Sequence[int]) -> bool:
@@ -129,7 +129,7 @@ class Call:
 
     def may_make(self, wanted: frozenset[str]) -> bool:
         """Say whether it makes any of the kinds *wanted* with any arguments."""
-        return any(case.makes and case.makes[0] in wanted for case in self.cases)
+        return any(case.all_kinds and case.all_kinds[0] in wanted for case in self.cases)
 
 
 def injectable() -> frozenset[str]:
@@ -146,7 +146,7 @@ def charges() -> frozenset[str]:
     found = set()
     for name in SYSCALL_KINDS:
         call = call_named(name)
-        made = {kind for case in call.cases for kind in case.makes}
+        made = {kind for case in call.cases for kind in case.all_kinds}
         if call.charges and not (made and made <= ON_REQUEST):
             found.add(name)
     return frozenset(found) - GROUPS["%memory"]
@@ -155,7 +155,10 @@ def charges() -> frozenset[str]:
 def kinds() -> frozenset[str]:
     """Name every kind that a rule may ask for."""
     return frozenset(
-        case.makes[0] for name in SYSCALL_KINDS for case in call_named(name).cases if case.makes
+        case.all_kinds[0]
+        for name in SYSCALL_KINDS
+        for case in call_named(name).cases
+        if case.all_kinds
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections import Counter
 from contextlib import suppress
 from functools import cache
@@ -56,6 +57,12 @@ _ANONYMOUS = {
     "anon_inode:[signalfd]": "anon-file",
     "anon_inode:[pidfd]": "anon-file",
     "anon_inode:inotify": "inotify",
+    "anon_inode:[fanotify]": "inotify",
+    "anon_inode:[fscontext]": "fs-context",
+    "anon_inode:[userfaultfd]": "userfaultfd",
+    "anon_inode:[landlock-ruleset]": "anon-file",
+    "anon_inode:landlock-ruleset": "anon-file",
+    "/secretmem (deleted)": "memfd",
 }
 #: Which fdinfo lines are objects of their own, by what the descriptor is.
 _WATCHES = {
@@ -69,6 +76,8 @@ _LESS, _GREATER = 1, 2
 #: So many holders of one file under one number are compared; beyond, a holder counts as another.
 _MOST_COMPARED = 8
 _FIRST_TABLE = 64
+#: What fdinfo tells of every file.
+_TOLD = re.compile(rb"^(mnt_id|ino):\s*(\d+)$", re.MULTILINE)
 _FEW_DIGITS = 2
 _FEW_FDS = 4
 _MOST_HOLDERS = 8
@@ -328,22 +337,37 @@ def _lives(tid: int) -> bool:
 def _inode_of(owner: int, number: str, link: str) -> str:
     """Name the socket, pipe or memfd that a descriptor leads to; empty for a file, whatever its name."""
     if link.startswith("/memfd:"):
-        status = os.stat(f"/proc/{owner}/fd/{number}")
-        if status.st_dev in memfd_devices():
-            return f"memfd:{status.st_dev}:{status.st_ino}"
+        # Not by a look at the file itself: what is called so may be on a file server that does not
+        # answer. No file that has a path is on the mount of memfds.
+        mount, inode = _mount_and_inode(owner, number)
+        if mount in _memfd_mounts():
+            device = _memfd_mounts()[mount]
+            # Before 5.14 only a look tells, which asks nobody.
+            return f"memfd:{device}:{inode or os.stat(f'/proc/{owner}/fd/{number}').st_ino}"
     return link if link.startswith(("socket:[", "pipe:[")) else ""
 
 
-@cache
+def _mount_and_inode(owner: int | str, number: int | str) -> tuple[int, int]:
+    """Read of a descriptor what mount its file is on, and which inode it is; 0 for what is not told."""
+    told = dict(_TOLD.findall(read_file(f"/proc/{owner}/fdinfo/{number}")))
+    return int(told.get(b"mnt_id", 0)), int(told.get(b"ino", 0))
+
+
 def memfd_devices() -> frozenset[int]:
     """Give the devices that memfds are on: no file that has a path is on one of them."""
-    found = set()
+    return frozenset(_memfd_mounts().values())
+
+
+@cache
+def _memfd_mounts() -> dict[int, int]:
+    """Give the devices that memfds are on by their mounts, which only the kernel has."""
+    found = {}
     for flags in (0, os.MFD_HUGETLB, *(os.MFD_HUGETLB | size for size in _HUGE_SIZES)):
         with suppress(OSError):
             fd = os.memfd_create("kmem-harness", os.MFD_CLOEXEC | flags)
-            found.add(os.fstat(fd).st_dev)
+            found[_mount_and_inode("self", fd)[0]] = os.fstat(fd).st_dev
             os.close(fd)
-    return frozenset(found)
+    return found
 
 
 def _kind_by_inode(owner: int, number: str, link: str) -> str:
@@ -352,9 +376,24 @@ def _kind_by_inode(owner: int, number: str, link: str) -> str:
     if link.startswith("/memfd:"):
         return "memfd"
     try:
-        protocol = os.getxattr(f"/proc/{owner}/fd/{number}", "system.sockprotoname")
+        held = os.open(f"/proc/{owner}/fd/{number}", os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
+    except OSError:
+        return _OTHER_SOCKET
+    try:
+        return _kind_of_socket(f"/proc/self/fd/{held}")
+    finally:
+        os.close(held)
+
+
+def _kind_of_socket(link: str) -> str:
+    """Say which kind a socket of ours is. Raises: FileNotFoundError if it is something else."""
+    if not os.readlink(link).startswith("socket:["):
+        # Changed since, and a file server might have to be asked about what it is now.
+        raise FileNotFoundError(link)
+    try:
+        protocol = os.getxattr(link, "system.sockprotoname")
     except OSError:
         return _OTHER_SOCKET
     return SOCKET_KINDS.get(protocol.rstrip(b"\0"), _OTHER_SOCKET)

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import re
+import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kmem_harness.procfs.descriptors import waiting_descriptors
 from kmem_harness.procfs.file_systems import read_mounts
+from kmem_harness.procfs.libc import libc
 from kmem_harness.procfs.processes import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["devices_in_use", "name_of"]
+__all__ = ["device_of", "devices_in_use"]
 
 #: Of a mapping: the device of its file, as mountinfo names it but in hexadecimal digits.
 _MAPPED = re.compile(rb"^\S+ \S+ \S+ ([0-9a-f]+):([0-9a-f]+) [1-9]", re.MULTILINE)
 
 
-def name_of(device: int) -> str:
-    """Name a device as mountinfo does."""
-    return f"{os.major(device)}:{os.minor(device)}"
+#: struct statx (include/uapi/linux/stat.h): stx_dev_major and stx_dev_minor.
+_NR_STATX = {"x86_64": 332, "aarch64": 291}.get(os.uname().machine)
+_DEVICE = struct.Struct("=136xII")
+_NO_SERVER = 0x4800  # AT_STATX_DONT_SYNC, AT_NO_AUTOMOUNT
+_AT_FDCWD = -100
+
+
+def device_of(path: str) -> str:
+    """Name the device that *path* leads to, as mountinfo does, and ask no file server for it.
+
+    Raises: OSError.
+    """
+    buffer = ctypes.create_string_buffer(256)
+    if _NR_STATX is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if libc().syscall(_NR_STATX, _AT_FDCWD, path.encode(), _NO_SERVER, 0, buffer):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    major, minor = _DEVICE.unpack_from(buffer)
+    return f"{major}:{minor}"
 
 
 def devices_in_use(pids: Iterable[int]) -> set[str] | None:
@@ -36,7 +57,7 @@ def devices_in_use(pids: Iterable[int]) -> set[str] | None:
         for pid in pids:
             with suppress(FileNotFoundError, ProcessLookupError):
                 for name in ("cwd", "root"):
-                    found.add(name_of(os.stat(f"/proc/{pid}/{name}").st_dev))
+                    found.add(device_of(f"/proc/{pid}/{name}"))
                 for number in os.listdir(f"/proc/{pid}/fd"):
                     with suppress(FileNotFoundError):
                         link = f"/proc/{pid}/fd/{number}"
@@ -44,7 +65,7 @@ def devices_in_use(pids: Iterable[int]) -> set[str] | None:
                             pid, number
                         ):
                             return None
-                        found.add(name_of(os.stat(link).st_dev))
+                        found.add(device_of(link))
                 for major, minor in _MAPPED.findall(read_file(f"/proc/{pid}/maps")):
                     found.add(f"{int(major, 16)}:{int(minor, 16)}")
     except OSError:

@@ -13,15 +13,32 @@ import struct
 from contextlib import suppress
 from typing import NamedTuple
 
-__all__ = ["PROGRAM", "READ_MEMORY", "Answer", "LookProcess", "Request"]
+__all__ = [
+    "COUNT_INODES",
+    "FORGET",
+    "LONGEST_TEXT",
+    "MADE_ON",
+    "MOST_BOXES",
+    "PROGRAM",
+    "READ_MEMORY",
+    "SETTLE",
+    "WATCH_MAKING",
+    "WATCH_REMOVAL",
+    "Answer",
+    "LookProcess",
+    "Request",
+]
 
 PROGRAM = os.path.join(os.path.dirname(__file__), os.pardir, "interposer", "bin", "kmem-look")
 
 #: enum operation, struct request and struct answer of look.c.
-READ_MEMORY = 1
+READ_MEMORY, WATCH_REMOVAL, WATCH_MAKING, SETTLE, FORGET, COUNT_INODES = range(1, 7)
+MOST_BOXES = 4096
 _REQUEST = struct.Struct("=IIIiQIiQ")
-_ANSWER = struct.Struct("=Ii4Q")
-_LONGEST = _ANSWER.size + 4096
+#: What follows the answer to SETTLE: names made, by device.
+MADE_ON = struct.Struct("=III")
+_ANSWER = struct.Struct("=Ii5Q")
+LONGEST_TEXT = 4096  # PATH_MAX
 
 
 class Request(NamedTuple):
@@ -72,6 +89,8 @@ class LookProcess:
             self._socket.close()
             raise
         self.fd = self._socket.fileno()
+        #: Whether it is known to be up.
+        self.has_answered = False
 
     def wait_at_most(self, seconds: float) -> None:
         """Have :meth:`receive` wait so long and a few milliseconds more."""
@@ -88,11 +107,12 @@ class LookProcess:
         Raises: OSError if the process is gone.
         """
         try:
-            packet = self._socket.recv(_LONGEST, flags)
+            packet = self._socket.recv(_ANSWER.size + LONGEST_TEXT, flags)
         except BlockingIOError:
             return None
         if not packet:
             raise ConnectionResetError("the process that looks is gone")
+        self.has_answered = True
         serial, error, *figures = _ANSWER.unpack_from(packet)
         return Answer(serial, error, tuple(figures), packet[_ANSWER.size :])
 

@@ -30,6 +30,7 @@ _TABLE_STEP = 256
 _MAPPED_FILE = re.compile(rb"^([0-9a-f]+)-\S+ \S+ \S+ (\S+) ([1-9]\d*) +(/memfd:)?", re.MULTILINE)
 _PTE = re.compile(rb"^VmPTE:\s+(\d+) kB", re.MULTILINE)
 _TGID = re.compile(rb"^Tgid:\s+(\d+)", re.MULTILINE)
+_AIO = b" /[aio] (deleted)\n"
 _FDSIZE = re.compile(rb"^FDSize:\s+(\d+)", re.MULTILINE)
 
 
@@ -38,6 +39,7 @@ class Size(NamedTuple):
 
     ``files``: mapped files that may be open nowhere else, as (start, device, inode);
     ``memfds`` likewise, by inode. ``hidden``: mappings, where none of them may be looked at.
+    ``table``: units of 256 descriptors that there is room for.
     """
 
     mappings: int = 0
@@ -45,6 +47,8 @@ class Size(NamedTuple):
     files: frozenset[tuple[bytes, ...]] = frozenset()
     memfds: frozenset[str] = frozenset()
     hidden: int = 0
+    aio_contexts: int = 0
+    table: int = 0
 
 
 class Sum:
@@ -59,7 +63,16 @@ class Sum:
         self.memfds: set[str] = set()
         #: Mappings, by estimate, in address spaces that may not be looked at.
         self.hidden = 0
+        self.aio_contexts = 0
         self.complete = True
+
+    def add(self, size: Size, excess: dict[str, int]) -> None:
+        """Add one address space, with what it has beyond its task's price."""
+        self.files |= size.files
+        self.memfds |= size.memfds
+        self.aio_contexts += size.aio_contexts
+        for kind, nr in excess.items():
+            self.kinds[kind] += nr
 
 
 class AddressSpaces:
@@ -99,10 +112,9 @@ class AddressSpaces:
                 continue
             known[pid] = (stat.same_memory, size)
             total.hidden += size.hidden
-            total.files |= size.files
-            total.memfds |= size.memfds
-            for kind, nr in self.excess(size).items():
-                total.kinds[kind] += nr
+            if size.table > 1:  # such as one that was forked
+                self.grown.add(pid)
+            total.add(size, self.excess(size))
         self._known = known
         self._hidden = {pid: first for pid, first in self._hidden.items() if pid in known}
         for pid in list(self.grown):
@@ -150,9 +162,11 @@ class AddressSpaces:
     def excess_of(self, pid: int) -> Steps[dict[str, int]]:
         """Look at one process: what its child will have, too."""
         try:
-            return self.excess((yield from self._size(pid)))
+            size = yield from self._size(pid)
         except OSError:
             return {}
+        table = size.table - max(self._included.get("descriptor-table", 0), 1)
+        return self.excess(size) | {"descriptor-table": max(table, 0)}
 
 
 def size_of(pid: int) -> Size:
@@ -164,9 +178,10 @@ def measure(pid: int) -> Steps[Size]:
     """Look at one address space in steps. Raises: OSError if it is gone or not ours to look at."""
     files: set[tuple[bytes, ...]] = set()
     memfds: set[str] = set()
-    mappings = 0
+    mappings = aio_contexts = 0
     for lines in blocks_of(f"/proc/{pid}/maps"):
         mappings += lines.count(b"\n")
+        aio_contexts += lines.count(_AIO)
         _add_files(lines, files, memfds)
         yield
     return Size(
@@ -174,6 +189,8 @@ def measure(pid: int) -> Steps[Size]:
         page_tables=_page_tables(pid),
         files=frozenset(files),
         memfds=frozenset(memfds),
+        aio_contexts=aio_contexts,
+        table=_units(read_file(f"/proc/{pid}/status")),
     )
 
 
@@ -215,7 +232,11 @@ def table_of(tid: int, wanted: int) -> tuple[int, int]:
 
 def _table_units(pid: int) -> int:
     try:
-        has = _FDSIZE.search(read_file(f"/proc/{pid}/status"))
+        return _units(read_file(f"/proc/{pid}/status"))
     except OSError:
         return 0
+
+
+def _units(status: bytes) -> int:
+    has = _FDSIZE.search(status)
     return -(-int(has[1]) // _TABLE_STEP) if has else 0

@@ -11,13 +11,13 @@ import pytest
 from kmem_harness.controller.account.books import Books, Charge, Kind
 from kmem_harness.controller.account.box import Box
 from kmem_harness.controller.admission.gate import Gate
+from kmem_harness.controller.audit.looks import Looks
 from kmem_harness.controller.audit.names import NamePart
 from kmem_harness.controller.audit.rounds import Rounds
 from kmem_harness.controller.audit.user_memory import UserPart
 from kmem_harness.controller.loop import Loop
 from kmem_harness.core.profiles import profile_named
 from kmem_harness.core.tree import MemcgTree
-from kmem_harness.procfs.file_systems import FileSystems
 from kmem_harness.procfs.names import Seen
 from kmem_harness.procfs.steps import result_of
 
@@ -52,16 +52,20 @@ def test_names_when_the_process_that_sees_them_is_gone_then_nothing_is_concluded
     kinds = {name: Kind(name, 1000, errno.ENOMEM, "ENOMEM") for name in ("a", "b")}
     books = Books(memcg, kinds)
     families = {"directory": {"disk": kinds["a"], "tmpfs": kinds["b"]}}
-    part = NamePart(FileSystems(sleeper.pid), families, SimpleNamespace(list=steps(list)))
-    made = Seen()
-    made.made = 1
-    part._watch = SimpleNamespace(settle=lambda: made, close=lambda: None)
+    looks = Looks(Loop())
+    processes = SimpleNamespace(list=steps(list))
+    part = NamePart(sleeper.pid, families, processes, looks, looks.enter(lambda: None))
+    part._watch.close()
+    part._watch = SimpleNamespace(
+        settle=lambda: Seen(1, 0, 0), give_back=lambda _: None, close=lambda: None
+    )
     memcg.charge(1000)
     books.enter(Charge("mkdir", 1, ((kinds["a"], 1),)))
     sleeper.kill()
     sleeper.wait()
     result_of(part.count(books))
     part.close()
+    looks.close()
     assert kinds["a"].live == 1
 
 

@@ -19,7 +19,6 @@ from kmem_harness.procfs.entrants import filters_of, pid_inside
 from kmem_harness.procfs.file_systems import read_mounts
 from kmem_harness.procfs.holdings import _living, holdings_of
 from kmem_harness.procfs.memory_maps import size_of
-from kmem_harness.procfs.names import held_unlinked
 from kmem_harness.procfs.processes import stat_of
 from kmem_harness.procfs.steps import result_of
 from tests.fuzz.reader import Reader, of_bytes
@@ -93,7 +92,6 @@ def _memfd_name() -> Iterator[Read]:
             found = result_of(count_descriptors([pid], {}, set()))
             _expect(found.kinds["memfd"] - files["memfd"], 1)
             _expect(found.kinds["file"], files["file"])
-            _expect(result_of(held_unlinked([pid])) is None, False)
             holdings_of(pid)
         os.close(fd)
 

@@ -31,10 +31,10 @@ for line in sys.stdin:
 """
 #: What a reader of the target's own words may turn out not to have thought of.
 PLANTED = """
-import kmem_harness.procfs.names as names
+import kmem_harness.controller.audit.name_watch as names
 def stumble(*_):
     raise RuntimeError("planted")
-names._place = stumble
+names.watching = stumble
 """
 
 

@@ -81,8 +81,8 @@ def test_file_systems_when_one_is_mounted_over_another_then_only_the_upper_is_co
         pytest.skip("only root can mount without further ado")
     program = (
         "import os; from kmem_harness.procfs.file_systems import FileSystems; "
-        f"print(sum(path.endswith({str(tmp_path)!r}) for path in "
-        "FileSystems(os.getpid())._own.paths.values()))"
+        f"print(sum(path.endswith({bytes(tmp_path)!r}) for _, path in "
+        "FileSystems(os.getpid())._own.places.values()))"
     )
     mount = f"mount -t tmpfs none {tmp_path}"
     script = f'{mount} && {mount} && exec "$0" -c "$1"'

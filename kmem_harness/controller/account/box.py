@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kmem_harness.controller.admission.restarts import Restarts
     from kmem_harness.controller.audit.audit import Audit
     from kmem_harness.controller.audit.descriptors import DescriptorPart
+    from kmem_harness.controller.audit.looks import Asker
     from kmem_harness.controller.audit.names import NamePart
     from kmem_harness.controller.audit.spaces import SpacePart
     from kmem_harness.controller.audit.tasks import TaskPart
@@ -127,6 +128,8 @@ class Box:
         self.vanished = 0
         #: Keeps signals from failing calls of its tasks, while it runs under a filter.
         self.restarts: Restarts | None = None
+        #: By whom looks at what it chose are asked for, while it runs.
+        self.asker: Asker | None = None
         self.init_pid = 0
         self.watched = False
         self.ending = False
@@ -199,10 +202,18 @@ class Box:
         """Give what is remembered of it: until when, of which charge, and what that comes to."""
         return self._forks.get(tid)
 
-    def watch_names(self, tid: int, charge: Charge, notification: tuple[int, ...]) -> None:
-        """Keep an eye on what a call is about to make or remove on a file system."""
-        if self.names is not None:
-            self.names.watch(tid, charge, notification)
+    def watch_names(
+        self,
+        tid: int,
+        charge: Charge,
+        notification: tuple[int, ...],
+        later: Callable[[], object],
+    ) -> bool:
+        """Keep an eye on what a call is about to make or remove on a file system.
+
+        False if that takes long: the call has to wait until *later* is called.
+        """
+        return self.names is None or self.names.watch(tid, charge, notification, later)
 
     def table_grows(self, pid: int) -> None:
         """Keep an eye on a process whose table of descriptors is about to grow."""

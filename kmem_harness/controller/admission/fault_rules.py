@@ -6,6 +6,7 @@ waits on a timer: no other call waits for it.
 
 from __future__ import annotations
 
+import struct
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from kmem_harness.faults.rule import parse_rules
 from kmem_harness.faults.schedule import Schedule
 from kmem_harness.procfs.census import comm_of, tgid_of
 from kmem_harness.procfs.holdings import holdings_of, is_alive, others_alive
-from kmem_harness.procfs.target_memory import read_text, read_words
+from kmem_harness.procfs.look_process import LONGEST_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +31,7 @@ __all__ = ["Injection"]
 
 #: The end of a process, trapped for a last look at what it holds.
 _EXIT = "exit_group"
+_WORD = struct.Struct("=Q")
 #: ... and who else was alive is looked at again a while after it: some were only about to end.
 _LOOK_AGAIN_SECONDS = 0.4
 
@@ -44,10 +46,12 @@ class Injection:
         guard: Guard,
         resume: Callable[[Box, Listener, tuple[int, ...]], None],
         on_refusal: Callable[[Box, dict[str, Any]], None],
+        read_memory: Callable[[int, int, int], bytes | None],
     ) -> None:
         """Compile *rules* for *architecture*.
 
-        *resume* prices a call whose delay is over, *on_refusal* is given each card.
+        *resume* prices a call whose delay is over, *on_refusal* is given each card, *read_memory* gives
+        what ends with a NUL at an address of a thread, or ``None``.
         Raises: FaultRuleError.
         """
         self._schedule = Schedule(parse_rules(rules), architecture.numbers)
@@ -56,6 +60,7 @@ class Injection:
         self._guard = guard
         self._resume = resume
         self._on_refusal = on_refusal
+        self._read_memory = read_memory
         #: The box's first process; the others' ends are not looked at.
         self.target = 0
         self.looks_at_end = False
@@ -189,19 +194,20 @@ class Injection:
     def _argument(self, number: int, notification: tuple[int, ...]) -> str | None:
         """Give the second word of a command about to be executed; its target may rewrite it."""
         argument = PATH_ARGUMENT[self._schedule.calls[number].name] + 1
-        try:
-            address = read_words(notification[1], notification[6 + argument], 2)[1]
-            text = read_text(notification[1], address) if address else b""
-        except OSError:
+        words = self._read_memory(notification[1], notification[6 + argument], 2 * _WORD.size)
+        if words is None or len(words) < 2 * _WORD.size:
             return None
-        return text.decode("utf-8", "surrogateescape")
+        (address,) = _WORD.unpack_from(words, _WORD.size)
+        return self._text(notification[1], address) if address else ""
 
     def _path(self, number: int, notification: tuple[int, ...]) -> str | None:
         argument = PATH_ARGUMENT.get(self._schedule.calls[number].name)
         if argument is None:
             return None
-        try:
-            text = read_text(notification[1], notification[6 + argument])
-        except OSError:
+        return self._text(notification[1], notification[6 + argument])
+
+    def _text(self, tid: int, address: int) -> str | None:
+        memory = self._read_memory(tid, address, LONGEST_TEXT)
+        if memory is None:
             return None
-        return text.decode("utf-8", "surrogateescape")
+        return memory.partition(b"\0")[0].decode("utf-8", "surrogateescape")

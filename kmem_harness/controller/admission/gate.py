@@ -34,11 +34,14 @@ class Gate:
         boxes: Callable[[], Iterable[Box]],
         later: Later,
         on_refusal: Callable[[Box, dict[str, Any]], None],
+        resume: Callable[[Box, Listener, tuple[int, ...]], None] = lambda *_: None,
     ) -> None:
         """Decide for *boxes*; give the card of each refusal, where one is written, to *on_refusal*.
 
-        What takes more than next to no time is done *later*, in steps.
+        What takes more than next to no time is done *later*, in steps. *resume* serves a call once more,
+        by :meth:`serve`, that had to wait for a look at its name.
         """
+        self._resume = resume
         self._later = later
         self.censuses = Censuses(boxes, self._serve_held)
         self.decisions = Decisions(self.censuses, later, on_refusal)
@@ -52,10 +55,11 @@ class Gate:
         notification: tuple[int, ...],
         *,
         judged: bool = False,
+        watched: bool = False,
     ) -> None:
         """Answer *notification* of *listener*, one of *box*'s.
 
-        *judged* by fault rules it is not shown to them again.
+        *judged* by fault rules it is not shown to them again, nor *watched* its name looked at.
         """
         if box.is_looked_at:
             self._held.setdefault(box, []).append((listener, notification, judged))
@@ -72,8 +76,14 @@ class Gate:
         charge = price.always
         if charge is None:
             charge = price.choose(notification)
-        if charge.on_names:
-            box.watch_names(tid, charge, notification)
+        if (
+            charge.on_names
+            and not watched
+            and not box.watch_names(
+                tid, charge, notification, lambda: self._resume(box, listener, notification)
+            )
+        ):
+            return
         if charge.copies_memory:
             whole = box.known_fork(charge, tid, time.monotonic())
             if whole is None:

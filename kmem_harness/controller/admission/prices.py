@@ -19,13 +19,13 @@ from kmem_harness.procfs.memory_maps import table_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kmem_harness.costs.kinds import Argument, Case
+    from kmem_harness.costs.kinds import Argument, Case, Scaled
     from kmem_harness.interposer.syscalls import Architecture
 
 __all__ = ["Prices", "families", "make_prices", "read_kinds"]
 
 _TABLE = "descriptor-table"
-_NEW_DESCRIPTOR = 7  # argument 1 of dup2 and dup3, in a notification
+_ARGUMENTS = 6  # where they begin in a notification
 
 
 class _Tariff(NamedTuple):
@@ -129,7 +129,7 @@ def _tariff(known: frozenset[str], costly: frozenset[str], architecture: Archite
     tariff = _Tariff({}, {})
     for name, entry in charged_syscalls(known).items():
         number = architecture.numbers.get(name)
-        charged = [case for case in entry.cases if costly.intersection(case.makes)]
+        charged = [case for case in entry.cases if costly.intersection(case.all_kinds)]
         if number is None or not (entry.removes or charged or _TABLE in _made_by(entry)):
             continue
         tariff.calls[number] = name, entry
@@ -140,7 +140,7 @@ def _tariff(known: frozenset[str], costly: frozenset[str], architecture: Archite
 
 
 def _made_by(entry: Modelled) -> set[str]:
-    return {kind for case in entry.cases for kind in case.makes}
+    return {kind for case in entry.cases for kind in case.all_kinds}
 
 
 class _TablePrice(Price):
@@ -149,26 +149,47 @@ class _TablePrice(Price):
     Until a grace period has passed the tables before it are there, too: half as much again.
     """
 
-    __slots__ = ("_grown", "_kind", "_number")
+    __slots__ = ("_grown", "_kind", "_number", "_word")
     stands_alone = False
 
     def __init__(
-        self, name: str, number: int, kind: Kind, grown: Callable[[int], None] | None
+        self, name: str, number: int, word: int, kind: Kind, grown: Callable[[int], None] | None
     ) -> None:
         nothing = Charge(name, number, ())
         super().__init__(name, (((), nothing),))
         self.always = None
         self._kind = kind
         self._number = number
+        self._word = _ARGUMENTS + word
         self._grown = grown
 
     def choose(self, notification: tuple[int, ...]) -> Charge:
-        wanted = notification[_NEW_DESCRIPTOR] & 0xFFFFFFFF
+        wanted = notification[self._word] & 0xFFFFFFFF
         units, pid = table_of(notification[1], wanted)
         if units and self._grown is not None:
             self._grown(pid)
         parts = ((self._kind, units + units // 2),) if units else ()
         return Charge(self.name, self._number, parts)
+
+
+class _ScaledPrice(Price):
+    """The price of a call of which an argument says how many objects it makes."""
+
+    __slots__ = ("_base", "_kind", "_scaled")
+    stands_alone = False
+
+    def __init__(self, name: str, base: Charge, scaled: Scaled, kind: Kind) -> None:
+        super().__init__(name, (((), base),))
+        self.always = None
+        self._base = base
+        self._scaled = scaled
+        self._kind = kind
+
+    def choose(self, notification: tuple[int, ...]) -> Charge:
+        _, number, per, most, begun = self._scaled
+        asked = notification[_ARGUMENTS + number] & 0xFFFFFFFF
+        units = min((asked + per - 1 if begun else asked) // per, most)
+        return self._base.with_more(((self._kind, units),)) if units else self._base
 
 
 def _price(
@@ -181,7 +202,7 @@ def _price(
     if entry.removes:
         return Price(name, (((), Charge(name, number, (), removes=True)),))
     if _made_by(entry) == {_TABLE}:
-        return _TablePrice(name, number, known[_TABLE], grown)
+        return _TablePrice(name, number, entry.table, known[_TABLE], grown)
     cases = []
     for case in entry.cases:
         counts: dict[Kind, int] = {}
@@ -195,6 +216,8 @@ def _price(
             uncertain=entry.uncertain,
             copies_memory=case.copies_memory,
         )
+        if case.scaled is not None and case.scaled.kind in known:
+            return _ScaledPrice(name, charge, case.scaled, known[case.scaled.kind])
         tests = tuple((test.number, test.mask, test.value) for test in case.when)
         cases.append((tests, charge))
     return Price(name, tuple(cases))
@@ -208,6 +231,8 @@ def _only_charged_case(entry: Modelled, charged: list[Case]) -> Argument | None:
 
 
 def _condition(test: Argument) -> Condition:
+    if test.among:
+        return Condition(arg=test.number, equal=test.among)
     if test.value is None:
         return Condition(arg=test.number, mask=test.mask)
     if not test.value:

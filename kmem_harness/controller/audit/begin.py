@@ -13,12 +13,12 @@ from kmem_harness.controller.audit.spaces import SpacePart
 from kmem_harness.controller.audit.system_v import SystemVPart
 from kmem_harness.controller.audit.tasks import TaskPart, ZombiePart
 from kmem_harness.controller.audit.user_memory import UserPart
-from kmem_harness.procfs.file_systems import FileSystems
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kmem_harness.controller.account.box import Box
+    from kmem_harness.controller.audit.looks import Asker, Looks
     from kmem_harness.procfs.census import TaskCensus
     from kmem_harness.procfs.processes import BoxProcesses
 
@@ -31,12 +31,15 @@ def begin_audit(
     processes: BoxProcesses,
     outside: Callable[[], int],
     on_refusal: Callable[[Box, dict[str, Any]], None],
+    looks: Looks,
+    asker: Asker,
     system_v: SystemVPart,
 ) -> None:
     """See what there is to look at, before the target makes anything.
 
     :param outside: says how many of *processes* were made outside, and so are not charged.
     :param on_refusal: is given the card of each process killed for its user memory.
+    :param looks: looks, on behalf of *asker*, at what could keep us waiting.
     :param system_v: the part for System V identifiers, which takes part where they are charged.
 
     Raises: OSError if the box is gone, or not ours to look at.
@@ -56,7 +59,7 @@ def begin_audit(
         parts += [box.spaces, descriptors]
     names = families(kinds)
     if names:
-        box.names = NamePart(FileSystems(box.init_pid), names, processes)
+        box.names = NamePart(box.init_pid, names, processes, looks, asker)
         parts.append(box.names)
     if "dentry" in kinds:
         parts.append(LookupPart())

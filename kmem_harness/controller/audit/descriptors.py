@@ -23,7 +23,17 @@ _WATCHES = ("epoll-watch", "inotify-watch")
 #: Which kind of descriptor holds watches of a kind.
 _WATCHERS = {"epoll-watch": "anon-file", "inotify-watch": "inotify"}
 _BY_MAPPING = ("file", "memfd")
-_BY_DESCRIPTOR = (*_SOCKETS, "file", "pipe", "anon-file", "inotify", "memfd", *_WATCHES)
+_BY_DESCRIPTOR = (
+    *_SOCKETS,
+    "file",
+    "pipe",
+    "anon-file",
+    "inotify",
+    "memfd",
+    "fs-context",
+    "userfaultfd",
+    *_WATCHES,
+)
 
 
 class DescriptorPart:

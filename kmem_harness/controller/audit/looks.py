@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from kmem_harness.procfs.look_process import READ_MEMORY, LookProcess, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kmem_harness.controller.loop import Loop, Timer
     from kmem_harness.procfs.look_process import Answer
@@ -28,9 +28,12 @@ __all__ = ["Asker", "Looks"]
 
 #: So long everybody may wait for one look.
 _AT_ONCE_SECONDS = 0.01
-#: A look is late after so long, if something keeps it; and for lack of a processor after so long.
-_LATE_SECONDS = 0.1
-_HUNGRY_SECONDS = 0.4
+#: A look is late after so long, if something keeps it: a disk may take a while, and nobody else is to
+#: wait for half a second. For lack of a processor, or of the program itself, it is after so long.
+_LATE_SECONDS = 0.35
+_HUNGRY_SECONDS = 3.0
+#: So many are asked for at once.
+_TOGETHER = 32
 #: So many looks of one box may be late.
 _MOST_LATE = 2
 #: So often one is asked that ends the process each time, which nobody knows how to do.
@@ -136,16 +139,25 @@ class Looks:
         """
         look = _Look(asker, request, None)
         self._send(look)
-        # Whoever found a look taking long has waited for it on behalf of all.
-        if not look.is_over and (
-            self._asked[0] is look or time.monotonic() < self._asked[0].asked + _AT_ONCE_SECONDS
-        ):
-            self._receive_until(look)
+        self._wait_for(look)
         if not look.is_over:
             look.then = later
         elif look.answer is None and later is not None:
             self._loop.call_later(0, partial(later, None))
         return look.answer
+
+    def look_all(self, asker: Asker, requests: Sequence[Request]) -> list[Answer] | None:
+        """Give what was seen of each, if that takes next to no time; else ``None``."""
+        answers = []
+        for at in range(0, len(requests), _TOGETHER):
+            looks = [_Look(asker, request, None) for request in requests[at : at + _TOGETHER]]
+            for look in looks:
+                self._send(look)
+            self._wait_for(looks[-1])
+            answers += [look.answer for look in looks if look.answer is not None]
+            if len(answers) < at + len(looks):
+                return None
+        return answers
 
     def close(self) -> None:
         """End the process."""
@@ -199,8 +211,11 @@ class Looks:
         except OSError:
             self._replace()
 
-    def _receive_until(self, look: _Look) -> None:
+    def _wait_for(self, look: _Look) -> None:
         """Wait a little for *look*; who waits for another meanwhile is called by the loop."""
+        # Whoever found one taking long has waited for it on behalf of all.
+        if look.is_over or time.monotonic() >= self._asked[0].asked + _AT_ONCE_SECONDS:
+            return
         while not look.is_over and self._process is not None:
             try:
                 answer = self._process.receive()
@@ -243,7 +258,8 @@ class Looks:
             self._hear()  # it may have answered just now
             if self._asked and self._process is process:
                 waited = time.monotonic() - self._asked[0].asked
-                if waited >= (_HUNGRY_SECONDS if process.is_running else _LATE_SECONDS):
+                is_hungry = not process.has_answered or process.is_running
+                if waited >= (_HUNGRY_SECONDS if is_hungry else _LATE_SECONDS):
                     look = self._asked.popleft()
                     look.asker.late += 1
                     look.asker.told()

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kmem_harness.controller.audit.name_watch import NameWatch
 from kmem_harness.procfs.devices import devices_in_use
-from kmem_harness.procfs.names import NameWatch, Seen, held_unlinked
+from kmem_harness.procfs.file_systems import FileSystems
+from kmem_harness.procfs.look_process import COUNT_INODES, Request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from kmem_harness.controller.account.books import Books, Charge, Kind
-    from kmem_harness.procfs.file_systems import FileSystems
+    from kmem_harness.controller.audit.looks import Asker, Looks
+    from kmem_harness.procfs.names import Seen
     from kmem_harness.procfs.processes import BoxProcesses
     from kmem_harness.procfs.steps import Steps
 
@@ -27,38 +32,46 @@ class NamePart:
 
     Others use the same file systems, too, so only differences count, within what this box's calls
     can have done since the last look: each may have made a name, and those watched being made did;
-    no more are gone than calls may have removed, and those watched being removed are, unless
-    somebody holds them.
+    no more are gone than calls may have removed, and those watched going are, once nobody holds them.
     """
 
     def __init__(
         self,
-        systems: FileSystems,
+        init_pid: int,
         families: dict[str, dict[str, Kind]],
         processes: BoxProcesses,
+        looks: Looks,
+        asker: Asker,
     ) -> None:
-        """Place what is charged as the dearest of each of *families*, kinds by class."""
-        self._systems = systems
+        """Place what is charged as the dearest of each of *families*, kinds by class.
+
+        What *init_pid* sees is looked at by *looks*, on behalf of *asker*. Raises: OSError.
+        """
+        self._looks = looks
+        self._asker = asker
+        self._systems = FileSystems(init_pid, self._figures)
         self._families = families
         self._processes = processes
         self._kinds = [kind for family in families.values() for kind in family.values()]
         self.kinds = tuple(kind.name for kind in self._kinds)
-        self._used = systems.used()
+        self._used = self._systems.at_first
         #: By device: inodes in use that may be this box's.
         self._alive: dict[str, int] = {}
-        self._watch = NameWatch()
-        #: Inodes without a name that are in use, where the last look had to know.
-        self._held: set[tuple[int, int]] | None = None
+        self._watch = NameWatch(looks, asker)
         #: What had been made, and what was being made, when this was last looked at.
         self._made = self._under_way = 0
         #: Whether the mounts of some process could not be looked at.
         self._hidden = False
-        #: Inodes that may go without a further call: what holds them lets go.
-        self._going = 0
 
-    def watch(self, tid: int, charge: Charge, notification: tuple[int, ...]) -> None:
-        """Learn that *tid* is about to make or remove a name."""
-        self._watch.watch(tid, charge.syscall, notification)
+    def watch(
+        self,
+        tid: int,
+        charge: Charge,
+        notification: tuple[int, ...],
+        later: Callable[[], object],
+    ) -> bool:
+        """Learn that *tid* is about to make or remove a name; see :meth:`NameWatch.watch`."""
+        return self._watch.watch(tid, charge.syscall, notification, later)
 
     def doubts(self) -> list[str]:
         """See :class:`Part`."""
@@ -66,6 +79,10 @@ class NamePart:
             f"names on {kind} are not seen to be made or removed: it does not say how many it holds"
             for kind in sorted(self._systems.silent)
         ]
+        if self._asker.late:
+            found.append(
+                "names are not seen to be made or removed since a look at one of them took too long"
+            )
         if self._hidden:
             found.append(
                 "names that a process made whose mounts may not be looked at stayed charged while it ran"
@@ -74,11 +91,13 @@ class NamePart:
 
     def count(self, books: Books) -> Steps[None]:
         """See :class:`Part`."""
+        if self._asker.late:
+            return
         sure = self._systems.see((yield from self._processes.list()))
-        seen = self._watch.settle()  # first: it holds what it watches
-        used = self._systems.used()
-        if not used:
-            return  # the process through which they are seen is gone: that says nothing of names
+        found = self._look()
+        if found is None:
+            return
+        used, seen = found
         alive = self._alive
         yield from self._forget_unmounted(used, seen)
         if sure:
@@ -86,7 +105,7 @@ class NamePart:
         elif seen.blind:
             self._hidden = True
             alive[_ELSEWHERE] = alive.get(_ELSEWHERE, 0) + seen.blind
-        least, most, may_go = yield from self._bounds(books, seen)
+        least, most, may_go = self._bounds(books, seen)
         for device, now in used.items():
             # One that was mounted since begins with what was made on it.
             change = now - self._used.get(device, 0)
@@ -95,7 +114,6 @@ class NamePart:
                 may_go += change
             alive[device] = alive.get(device, 0) + change
         self._used = used
-        self._going = may_go if self._held is None else len(self._held)
         total = sum(alive.values())
         if total > most:
             self._cut(total - most)
@@ -109,25 +127,27 @@ class NamePart:
             placed[where] = placed.get(where, 0) + nr
         self._enter(books, placed)
 
-    def _bounds(self, books: Books, seen: Seen) -> Steps[tuple[int, int, int]]:
+    def _look(self) -> tuple[dict[str, int], Seen] | None:
+        """Give the inodes in use and what was seen of names, if they are to be had at once."""
+        seen = self._watch.settle()  # first: what is made meanwhile is not among these
+        if seen is None:
+            return None
+        used = self._systems.used()
+        if not used:
+            # That takes long, or the process through which they are seen is gone: it says nothing.
+            self._watch.give_back(seen)
+            return None
+        return used, seen
+
+    def _bounds(self, books: Books, seen: Seen) -> tuple[int, int, int]:
         """Say how many can be alive at least and at most, and how many may have gone since."""
         made = sum(kind.charged for kind in self._kinds)
         before = sum(self._alive.values())
         most = before + made - self._made + self._under_way - seen.lost
         self._made = made
         self._under_way = sum(books.open(kind) for kind in self._kinds)
-        earlier = self._held or set()
-        nameless = self._going + seen.gone
-        if nameless:
-            self._held = yield from held_unlinked((yield from self._processes.list()))
-        else:
-            self._held = set()
-        may_go = nameless + seen.unsure
-        if self._held is not None:
-            # One that is in use still was counted among those that are gone.
-            most -= seen.gone - len(self._held - earlier)
-            may_go = max(may_go - len(self._held), 0)
-        return before + seen.made - may_go, max(most, 0), may_go
+        may_go = seen.gone + seen.unsure
+        return before + seen.made - may_go, max(most - seen.gone, 0), may_go
 
     def _forget_unmounted(self, used: dict[str, int], seen: Seen) -> Steps[None]:
         """Leave out what was on file systems that are gone, or that nobody has any more."""
@@ -190,6 +210,14 @@ class NamePart:
     def potential(self, books: Books) -> int:
         """See :class:`Part`."""
         return books.nbytes_of(self.kinds)
+
+    def _figures(self, places: Sequence[tuple[int, bytes]]) -> list[tuple[int, ...] | None] | None:
+        """See :class:`FileSystems`."""
+        requests = [Request(COUNT_INODES, pid, path=path) for pid, path in places]
+        answers = self._looks.look_all(self._asker, requests)
+        if answers is None:
+            return None
+        return [None if answer.error else answer.figures for answer in answers]
 
     def close(self) -> None:
         """See :class:`Part`."""

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["SpacePart"]
 
 _GROWING = ("vma", "page-table", "descriptor-table")
+_AIO = "aio-context"
 
 
 class SpacePart:
     """Address spaces: programs executed, mappings, page tables, tables of descriptors."""
 
-    kinds = ("task", *_GROWING)
+    kinds = ("task", *_GROWING, _AIO)
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class SpacePart:
             nr = min(ran - executed.live, task.live - open_tasks - total.forked)
             if nr > 0:
                 books.move(task, executed, nr)
+        books.reconcile({_AIO: total.aio_contexts})
         for name in _GROWING:
             kind = kinds.get(name)
             if kind is not None:
@@ -83,7 +85,7 @@ class SpacePart:
         cheaper = 0
         if task is not None and executed is not None:
             cheaper = task.live * max(task.nbytes - executed.nbytes, 0)
-        return cheaper + books.nbytes_of(_GROWING)
+        return cheaper + books.nbytes_of((*_GROWING, _AIO))
 
     def doubts(self) -> list[str]:
         """See :class:`Part`."""

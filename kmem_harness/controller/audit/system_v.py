@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from kmem_harness.procfs.host_counts import count_rows, count_system_v
+from kmem_harness.procfs.host_counts import count_rows, count_semaphores, count_system_v
 
 if TYPE_CHECKING:
     from kmem_harness.controller.account.books import Books
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SystemVPart"]
 
-_SYSTEM_V = ("sysv-sem", "sysv-msg", "sysv-shm")
+_BY_TABLE = ("sysv-sem", "sysv-msg", "sysv-shm")
+_SYSTEM_V = (*_BY_TABLE, "sysv-semaphores")
 
 
 class SystemVPart:
@@ -26,7 +27,7 @@ class SystemVPart:
     kinds = _SYSTEM_V
 
     def __init__(self, own: tuple[int, ...] = ()) -> None:
-        """Start from what there is; *own* are the tables of the box's namespace, in the order of kinds."""
+        """Start from what there is; *own* are the tables of the box's namespace: sem, msg and shm."""
         self._own = own
         self._before = self._count()
         self._alive = dict.fromkeys(_SYSTEM_V, 0)
@@ -61,5 +62,6 @@ class SystemVPart:
 
     def _count(self) -> dict[str, int]:
         if self._own:
-            return dict(zip(self.kinds, map(count_rows, self._own), strict=True))
+            counts = dict(zip(_BY_TABLE, map(count_rows, self._own), strict=True))
+            return counts | {"sysv-semaphores": count_semaphores(self._own[0])}
         return count_system_v()

@@ -19,6 +19,7 @@ from kmem_harness.controller.admission.gate import Gate
 from kmem_harness.controller.admission.prices import make_prices, read_kinds
 from kmem_harness.controller.admission.restarts import Restarts, numbers_that_start_over
 from kmem_harness.controller.audit.begin import begin_audit
+from kmem_harness.controller.audit.looks import Looks
 from kmem_harness.controller.audit.rounds import Rounds
 from kmem_harness.controller.audit.system_v import SystemVPart
 from kmem_harness.controller.guard import Guard
@@ -43,6 +44,7 @@ from kmem_harness.procfs.entrants import (
     newcomer,
     pid_inside,
 )
+from kmem_harness.procfs.look_process import READ_MEMORY, Request
 from kmem_harness.procfs.processes import BoxProcesses
 from kmem_harness.procfs.readable import is_readable
 
@@ -60,6 +62,10 @@ __all__ = ["Boxes"]
 #: How long the end of a box waits for its last task to let go of the filter.
 _LAST_TASK_SECONDS = 2.0
 _NO_REPORT = "the controller failed at the report of this box: these are the last figures before it"
+_LATE = (
+    "a look at its memory, its names or its mounts took too long, as with a file server that does not "
+    "answer, and was given up"
+)
 
 
 class Boxes:
@@ -73,7 +79,8 @@ class Boxes:
         self._directory = directory
         self._running: dict[str, Running] = {}
         self._on_refusal = on_refusal
-        self._gate = Gate(self.all, loop, on_refusal)
+        self._gate = Gate(self.all, loop, on_refusal, self._go_on)
+        self._looks = Looks(loop)
         self._censuses = self._gate.censuses
         self._rounds = Rounds(loop, self._censuses, self.all)
         self._architecture = native_architecture()
@@ -144,6 +151,7 @@ class Boxes:
                 guard,
                 self._resume,
                 self._on_refusal,
+                lambda *where: self._read_memory(box, *where),
             )
             box.faults.looks_at_end = bool(request.get("look_at_end"))
         filtered = bounded or box.faults is not None
@@ -311,6 +319,7 @@ class Boxes:
             if running.lasting:
                 running.filters = filters_of(target)
             running.outsiders = {"1", pid_inside(target)}
+        box.asker = self._looks.enter(lambda: box.doubt(_LATE))
         if not running.bounded:
             return  # nothing is charged, so there are no books to compare with
         begin_audit(
@@ -322,6 +331,8 @@ class Boxes:
             BoxProcesses(box.init_pid, with_init=running.lasting),
             lambda: len(running.joined) + (len(running.outsiders) if running.lasting else 1),
             self._on_refusal,
+            self._looks,
+            box.asker,
             SystemVPart(running.system_v),
         )
         running.system_v = ()
@@ -361,10 +372,31 @@ class Boxes:
         """Serve a call that a fault rule has held until now."""
         self._serve(box, listener, held, judged=True)
 
+    def _read_memory(self, box: Box, tid: int, address: int, length: int) -> bytes | None:
+        """Read what a box keeps at an address, unless that takes long."""
+        if box.asker is None:
+            return None
+        seen = self._looks.look(box.asker, Request(READ_MEMORY, tid, address, length))
+        return seen.text if seen is not None and not seen.error else None
+
+    def _go_on(self, box: Box, listener: Listener, watched: tuple[int, ...]) -> None:
+        """Serve a call that has waited for a look at its name."""
+        if listener not in box.listeners:  # the box is over, and the descriptor closed
+            return
+        with box.guard:
+            box.notifications -= 1  # counted when it was taken
+            self._serve(box, listener, watched, judged=True, watched=True)
+
     def _serve(
-        self, box: Box, listener: Listener, notification: tuple[int, ...], *, judged: bool = False
+        self,
+        box: Box,
+        listener: Listener,
+        notification: tuple[int, ...],
+        *,
+        judged: bool = False,
+        watched: bool = False,
     ) -> None:
-        self._gate.serve(box, listener, notification, judged=judged)
+        self._gate.serve(box, listener, notification, judged=judged, watched=watched)
         if self._leases is not None and notification[3] not in box.asked:
             self._leases.lend(box, notification)
 
@@ -438,6 +470,9 @@ class Boxes:
             running.init_pidfd = -1
         box.end_audit()
         self._rounds.forget(box)
+        if box.asker is not None:
+            self._looks.leave(box.asker)
+            box.asker = None
         box.over = box.ending = False
 
     # -- the end ---------------------------------------------------------------------------

@@ -193,8 +193,9 @@ class Jobs:
         self._kicked = False
         tried: set[int] = set()
         while True:
-            waiting = (
-                job for job in self._jobs.values() if not job.running and id(job) not in tried
+            waiting = sorted(
+                (job for job in self._jobs.values() if not job.running and id(job) not in tried),
+                key=lambda job: self.relations.priority[job.unit],
             )
             job = next((one for one in waiting if not self._waits(one)), None)
             if job is None:

@@ -372,7 +372,7 @@ class Jobs:
 
     def _is_upheld(self, unit: str) -> bool:
         return any(
-            self.active(other) in _UP and self.queued(other) is not JobType.STOP
+            self.active(other) in _UP and other not in self._jobs
             for other in self.related(unit, Atom.START_STEADILY)
         )
 

@@ -202,9 +202,10 @@ class Decisions:
         waits for a long look at another box if only counters without a limit rise.
         """
         box, nbytes = call.box, call.charge.nbytes
-        if box.memcg.kmem.usage + nbytes <= box.pace.beyond or (
-            box.recording is None and time.monotonic() >= call.deadline
-        ):
+        peak = box.memcg.kmem.usage + nbytes
+        if peak <= box.pace.beyond or self._censuses.spares(box, peak):
+            return
+        if box.recording is None and time.monotonic() >= call.deadline:
             return
         for counter in box.counters:
             if counter.usage + nbytes <= counter.max_usage:

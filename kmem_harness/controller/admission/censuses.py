@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Censuses", "Later"]
 
 _T = TypeVar("_T")
+#: With so many looks under way, those at peaks are put off.
+_MANY = 4
 
 
 class Later(Protocol):
@@ -128,6 +130,11 @@ class Censuses:
             self._pace(box, before, now, audit.seconds - seconds)
 
         yield from self._look(box, look, None)
+
+    @property
+    def are_many(self) -> bool:
+        """Whether so many looks are under way that one more would keep all of them waiting."""
+        return self._nr_looks >= _MANY
 
     def spares(self, box: Box, usage: int) -> bool:
         """Say whether a new peak of *box* is let by, for others are looked at just now.

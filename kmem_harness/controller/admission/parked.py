@@ -28,6 +28,12 @@ __all__ = ["FURTHER", "PARK_SECONDS", "Call", "Decisions"]
 
 #: How long a call may wait for it to become certain whether it fits.
 PARK_SECONDS = 0.020
+#: ... and for a look at a box that takes long, and has had its share of the time.
+_MOST_SECONDS = 1.0
+_OLD_COUNT = (
+    "calls were refused on a count from before they were made: a look at this box takes so long that "
+    f"they would have waited for more than {_MOST_SECONDS:.0f} s"
+)
 #: With room for no more than so many further objects, remember a thread's youngest child: proof
 #: for later.
 FURTHER = 3
@@ -120,7 +126,7 @@ class Decisions:
                 self._park(call)
                 return
         else:
-            # Forced at the deadline: nothing is refused on an old count.
+            # Forced at the deadline: nothing is refused on an old count, if that can be had at all.
             for one in self._censuses.below(over):
                 sure &= yield from self._make_room(one, over, call, forced=too_late)
         while box.is_looked_at:
@@ -134,7 +140,7 @@ class Decisions:
             box.unanswered += 1  # as in the gate
         elif not over:
             self._let_run(call)
-        elif not was_over or not (too_late or (sure and self._is_certain(over, nbytes))):
+        elif not was_over or not self._is_ready(call, over, sure=sure, too_late=too_late):
             self._park(call)
         elif self._may_kill(call, over):
             yield from self._kill(call, over)
@@ -256,6 +262,17 @@ class Decisions:
             if one.user is not None and (yield from self._censuses.kill(one, over[0])):
                 call.deadline = time.monotonic() + PARK_SECONDS
                 return
+
+    def _is_ready(
+        self, call: Call, over: list[ResourceCounter], *, sure: bool, too_late: bool
+    ) -> bool:
+        """Say whether *call* may be refused by now: *sure* that what was left out makes no room."""
+        if sure:
+            return too_late or self._is_certain(over, call.charge.nbytes)
+        is_hopeless = time.monotonic() >= call.trapped + _MOST_SECONDS
+        if is_hopeless:
+            call.box.doubt(_OLD_COUNT)
+        return is_hopeless
 
     def _is_certain(self, over: list[ResourceCounter], nbytes: int) -> bool:
         """Say whether one of *over* would refuse even if no call under way comes to anything."""

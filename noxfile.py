@@ -11,7 +11,7 @@ nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["lint", "types", "tests", "shim"]
 nox.options.default_venv_backend = "venv"
 
-SUPPORTED = ["3.10", "3.11", "3.12", "3.13"]
+SUPPORTED = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 PYTHONS = [version for version in SUPPORTED if shutil.which(f"python{version}")]
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -20,6 +20,13 @@ EXTRAS = PROJECT["optional-dependencies"]
 def pinned(name: str) -> str:
     """Find the requirement for *name* in the dev extra, so that versions stand in one place."""
     return next(str(text) for text in EXTRAS["dev"] if str(text).startswith(f"{name}=="))
+
+
+def lowest_of(requirement: str) -> str:
+    """Turn ``name>=1.2,<3; marker`` into ``name==1.2; marker``."""
+    name, _, rest = requirement.partition(">=")
+    version, *markers = rest.split(";")
+    return ";".join([f"{name}=={version.split(',')[0].strip()}", *markers])
 
 
 @nox.session
@@ -44,6 +51,23 @@ def tests(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
 
 
+@nox.session(python=PYTHONS[:1] or None)
+def lowest(session: nox.Session) -> None:
+    """Run the tests on the oldest Python, with the lowest version of all that pyproject.toml names."""
+    pins = Path(session.create_tmp(), "lowest.txt")
+    requirements = [str(text) for text in PROJECT["dependencies"] + EXTRAS["test"]]
+    pins.write_text("\n".join(map(lowest_of, requirements)), encoding="utf-8")
+    session.install("-e", ".[test]", "-c", str(pins))
+    session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
+
+
+@nox.session(python=PYTHONS[-1:] or None)
+def newest(session: nox.Session) -> None:
+    """Run the tests on the newest Python, with the newest versions that there are today."""
+    session.install("-e", ".[test]", "--upgrade", "--upgrade-strategy", "eager")
+    session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
+
+
 @nox.session
 def slow(session: nox.Session) -> None:
     """Run the long forms: every bomb ten times, whole recordings, 200,000 cycles. It takes hours."""
@@ -56,6 +80,13 @@ def soak(session: nox.Session) -> None:
     """Run one controller for an hour, and see that it neither grows nor slows down."""
     session.install("-e", ".[test]")
     session.run("python", "-m", "tests.soak", *session.posargs)
+
+
+@nox.session
+def ordinary(session: nox.Session) -> None:
+    """Run ordinary programs ten times in each way, and print how they fared: ``-- --install`` as root."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.ordinary", *session.posargs)
 
 
 @nox.session

@@ -40,6 +40,8 @@ __all__ = [
     "UnsupportedHostError",
 ]
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "Box": "box",
     "RefusalCard": "box",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from contextlib import contextmanager, nullcontext, suppress
@@ -15,6 +16,8 @@ from kmem_harness.core.errors import (
     ShimError,
     UnkillableTaskError,
 )
+from kmem_harness.ended import Ended, how_it_ended
+from kmem_harness.logged import is_wanted, log
 from kmem_harness.runtimes.local import start_failure
 from kmem_harness.runtimes.spec import ExitStatus
 
@@ -77,6 +80,8 @@ class RefusalCard:
     rule: str | None = None
     number: int | None = None
     nth_of_call: int | None = None
+    #: The processes that held most then: pid, comm, objects by kind, bytes, a few descriptors.
+    holders: tuple[dict[str, Any], ...] = ()
 
     def __getitem__(self, name: str) -> Any:
         """Give a field by name."""
@@ -123,6 +128,7 @@ class Box:
         self._final: dict[str, Any] | None = None
         self._seen: dict[str, Any] | None = None
         self._hook_failure: PluginError | None = None
+        self._ended_by: str | None = None
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -142,6 +148,11 @@ class Box:
     def status(self) -> ExitStatus | None:
         """How the target ended, ``None`` while it runs."""
         return self._status
+
+    @property
+    def ended(self) -> Ended | None:
+        """Why it ended, or its command failed, with the card that proves it; ``None`` while it runs."""
+        return None if self._status is None else self._judge_end(self._account()["report"], {})
 
     @property
     def runtime(self) -> str:
@@ -224,9 +235,8 @@ class Box:
             raise ControllerDiedError(message)
         if self._hook_failure is not None:
             raise self._hook_failure
-        engine_died = getattr(self.running, "engine_died", None)
-        if engine_died is not None:
-            raise engine_died
+        if self._engine_died is not None:
+            raise self._engine_died
         return status
 
     def communicate(self, timeout: float | None = None) -> tuple[Any, Any]:
@@ -237,20 +247,30 @@ class Box:
         """Send a signal to the target."""
         self.running.signal(number)
 
-    def kill(self) -> None:
-        """End the box and everything in it at once."""
+    def kill(self, reason: str = "interrupted") -> None:
+        """End the box and everything in it at once; *reason* is what :attr:`ended` says then."""
         if self._status is not None:
             return
+        before, self._ended_by = self._ended_by, reason
         with self._own_step("kill"), self._settling_for_what_stays():
             self.running.kill()
-        self.settle(self.running.wait())
+        status = self.running.wait()
+        if status.signal != signal.SIGKILL:  # it had just ended by itself
+            self._ended_by = before
+        self.settle(status)
 
     def stop(self, grace: float = 10.0) -> ExitStatus:
         """Ask the target to end with SIGTERM; end it after *grace* seconds."""
+        self.ends_for("interrupted")
         with self._own_step("stop"), self._settling_for_what_stays():
             status = self.running.stop(grace)
         self.settle(status)
         return status
+
+    def ends_for(self, reason: str) -> None:
+        """Have :attr:`ended` say *reason*, one of ``ended.py``, however the target ends now."""
+        if self._status is None:
+            self._ended_by = reason
 
     def pause(self) -> None:
         """Stop everything in a container where it is. Raises: ConfigurationError for a local box."""
@@ -306,13 +326,17 @@ class Box:
             "notifications": account["notifications"],
             "interrupted": account["interrupted"],
             "census": account["census"],
+            **{name: account[name] for name in ("unanswered",) if name in account},
             "partial": account["partial"],
             "events_lost": account["events_lost"],
+            "holders": account["holders"],
+            "peak": account["peak"],
             "timeline": account["timeline"],
             **({"faults": account["faults"]} if "faults" in account else {}),
             "controller_died": self.controller_died,
             **self.running.describe(),
         }
+        report["ended"] = None if status is None else self._judge_end(account, report).as_dict()
         self._session.hooks.call("kmem_report", box=self, report=report)
         return report
 
@@ -379,6 +403,7 @@ class Box:
     def discard(self) -> None:
         """End the box and take away all of it, without a step more: something has failed."""
         running = getattr(self, "running", None)
+        self.ends_for("harness")
         with suppress(KmemHarnessError, OSError):
             if running is not None:
                 running.discard()
@@ -430,7 +455,7 @@ class Box:
 
     def _restarted(self) -> None:
         with self._lock:
-            self._status = self._wall_seconds = None
+            self._status = self._wall_seconds = self._ended_by = None
 
     def settle(self, status: ExitStatus) -> None:
         """Take down how the target ended, and its last figures."""
@@ -440,6 +465,42 @@ class Box:
             self._wall_seconds = time.monotonic() - self._began
             self._finish(keep=self._session.lasting)
             self._status = status
+        if is_wanted("error"):
+            self._log_end(status)
+
+    def _judge_end(self, account: dict[str, Any], report: dict[str, Any]) -> Ended:
+        by_owner = self._ended_by
+        if self.controller_died or account.get("given_up") or self._engine_died is not None:
+            by_owner = "harness"
+        status = self._status or ExitStatus.exited(0)
+        return how_it_ended(
+            status.exit_code,
+            status.signal,
+            account["refusals"]["cards"],
+            by_owner=by_owner,
+            pids_refused=report.get("pids", account.get("pids", {})).get("refused", 0),
+        )
+
+    @property
+    def _engine_died(self) -> BaseException | None:
+        return getattr(self.running, "engine_died", None)
+
+    def _log_end(self, status: ExitStatus) -> None:
+        reason = self.ended.reason if self.ended else ""
+        account = self._account()["report"]
+        log(
+            "error" if reason == "harness" else "info",
+            "box.ended",
+            box=self.name,
+            memcg=self.memcg.path,
+            reason=reason,
+            exit_code=status.exit_code,
+            signal=status.signal,
+            wall_seconds=round(self._seconds(), 3),
+            refused=account["refusals"]["total"],
+        )
+        for doubt in account["partial"]:
+            log("warning", "figures.doubted", box=self.name, why=doubt)
 
     def _finish(self, *, keep: bool) -> None:
         """Wait for the last task, and close the account unless it is to be kept for a restart."""
@@ -491,6 +552,8 @@ class Box:
                 "census": {"count": 0, "seconds": 0.0},
                 "partial": [],
                 "events_lost": 0,
+                "holders": [],
+                "peak": {"usage": 0, "holders": []},
                 "timeline": {"began": 0.0, "seconds": [], "usage": [], "refused": [], "live": {}},
             },
         }

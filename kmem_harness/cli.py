@@ -15,6 +15,7 @@ import click
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
 from kmem_harness.core.releases import DEFAULT_PROFILE
 from kmem_harness.demos.scenarios import SCENARIOS
+from kmem_harness.logged import show_as_environment_asks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ class _LazyGroup(click.Group):
         "proxy": "kmem_harness.proxy.command",
         "replay": "kmem_harness.replay.command",
         "report": "kmem_harness.serve.command",
+        "runtime": "kmem_harness.serve.command",
         "serve": "kmem_harness.serve.command",
         "services": "kmem_harness.services.door.command",
         "top": "kmem_harness.top.command",
@@ -48,9 +50,46 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         home = self._ELSEWHERE.get(cmd_name)
         if home is None:
-            return super().get_command(ctx, cmd_name)
+            found = super().get_command(ctx, cmd_name)
+            return None if found is None else _logging(found)
         command: click.Command = getattr(import_module(home), cmd_name.replace("-", "_"))
-        return command
+        return _logging(command)
+
+
+def _logging(command: click.Command) -> click.Command:
+    """Give a command the options that say what is logged, unless it has its own."""
+    if not any(one.name == "log_level" for one in command.params):
+        command.params += _log_options()
+    return command
+
+
+def _log_options() -> list[click.Parameter]:
+    def show(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        asked = ctx.meta.setdefault("kmem_harness.log", {})
+        if value:
+            asked[parameter.name] = value
+            from kmem_harness.logs import show_logs
+
+            show_logs(asked.get("log_level", "info"), as_json="log_json" in asked)
+        return value
+
+    return [
+        click.Option(
+            ["--log-level"],
+            type=click.Choice(["debug", "info", "warning", "error"]),
+            expose_value=False,
+            callback=show,
+            help="Log this and what is worse to standard error (default: nothing; also "
+            "KMEM_HARNESS_LOG=LEVEL[,json]).",
+        ),
+        click.Option(
+            ["--log-json"],
+            is_flag=True,
+            expose_value=False,
+            callback=show,
+            help="Log one JSON object a line.",
+        ),
+    ]
 
 
 @click.group(
@@ -140,8 +179,8 @@ def cli() -> None:
 def run(command: tuple[str, ...], **options: Any) -> NoReturn:
     """Run COMMAND in a box, under an emulated kernel-memory limit.
 
-    Exits with COMMAND's status (128+N after signal N); 125 if the harness itself failed, 126 or
-    127 if COMMAND cannot be executed or found. COMMAND's own input and output are left alone.
+    Exits with COMMAND's status (128+N after signal N); 123 if that is 0 and a rule of --inject never
+    fired; 125 if the harness itself failed, 126 or 127 if COMMAND cannot be executed or found. COMMAND's own input and output are left alone.
 
     \b
     kmem-harness run --kmem-limit 8M -- sh -c 'for i in 1 2 3; do sleep 1 & done; wait'
@@ -156,15 +195,20 @@ def run(command: tuple[str, ...], **options: Any) -> NoReturn:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(*, as_json: bool) -> NoReturn:
-    """Test what this host offers, and say what to do where something is missing."""
-    from kmem_harness.doctor import examine, print_findings
+    """Run what a box runs, and say what is missing here and what to do.
 
-    findings = examine()
+    Exits with 0 if all that boxes need is here, with 1 if limits hold and something is less exact or
+    less apart, which is said, and with 2 if no limit can be enforced.
+    """
+    from kmem_harness.doctor import examine
+    from kmem_harness.doctor.show import print_diagnosis
+
+    diagnosis = examine()
     if as_json:
-        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+        click.echo(json.dumps(diagnosis.as_dict(), indent=2))
     else:
-        print_findings(findings)
-    sys.exit(0 if all(finding.ok or not finding.required for finding in findings) else 1)
+        print_diagnosis(diagnosis)
+    sys.exit(diagnosis.verdict)
 
 
 @cli.command(epilog=_EPILOG)
@@ -306,6 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if arguments is None else arguments)
     usage = EXIT_OWN_FAILURE if words[:1] == ["run"] else 2
     try:
+        show_as_environment_asks()
         status = cli.main(words, prog_name="kmem-harness", standalone_mode=False)
     except click.UsageError as error:
         error.show()
@@ -341,6 +386,8 @@ def _connected() -> Any:
 
     return closing(connect_running())
 
+
+_logging(cli)  # before the command's name, too
 
 if __name__ == "__main__":
     main()

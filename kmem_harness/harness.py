@@ -18,6 +18,7 @@ from kmem_harness.costs.live import LiveKind, live_kinds, makers, only_kinds
 from kmem_harness.costs.table import load_costs
 from kmem_harness.handles import TRACK_ONLY, Counter, MemcgHandle, make_memcg, set_limits
 from kmem_harness.hooks import Hooks, PluginError
+from kmem_harness.logged import is_wanted, log, show_as_environment_asks
 from kmem_harness.runtimes.local import LocalRuntime
 from kmem_harness.runtimes.native import check_listener
 from kmem_harness.runtimes.spec import BoxSpec
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from kmem_harness.runtimes.spec import Runtime, RuntimeFactory
 
 __all__ = ["Box", "Counter", "Harness", "MemcgHandle", "RefusalCard"]
+
+
+#: Who has to see the end of a box's first process before it can end, as a helper at a pipe, may so long.
+_GRACE_SECONDS = 0.5
 
 
 class Harness:
@@ -81,6 +86,12 @@ class Harness:
         self._closed = False
         try:
             self.hooks = Hooks(plugins)
+            show_as_environment_asks()
+            if is_wanted("info"):
+                from kmem_harness.runtimes.logs import Log  # noqa: PLC0415 - only if anybody listens
+
+                self.hooks.register(Log(), "kmem_harness.log")
+            log("info", "controller.started", kernel=kernel)
             self._runtimes: dict[str, Runtime] = {}
             if not self.controller.remote:
                 self._runtimes["local"] = LocalRuntime([self.controller.pidfd], isolation)
@@ -158,7 +169,8 @@ class Harness:
 
         *faults* are rules such as ``"socket:error=ENOMEM:when=3"``, see ``faults/rule.py``: they
         fail or delay calls of the whole box, with a limit or without. *look_at_end* has the
-        report say what the first process held, and who else was alive, when it exited.
+        report say what the first process held, and who else was alive, when it exited, and gives
+        those half a second to end by themselves.
 
         A local box inherits *pass_fds* beside its streams. It has a session and a process group of
         its own, and so no terminal; without *own_session* it shares ours, as a child of ours would.
@@ -186,6 +198,7 @@ class Harness:
                 options=options,
                 pass_fds=tuple(pass_fds),
                 own_session=own_session,
+                grace_seconds=_GRACE_SECONDS if look_at_end else 0.0,
             )
         )
         box = self.open_account(

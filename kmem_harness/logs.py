@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kmem_harness.core.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
-__all__ = ["LEVELS", "log_options", "logger", "show_logs"]
+__all__ = ["LEVELS", "VARIABLE", "log_options", "logger", "show_as_asked", "show_logs"]
 
 LEVELS = ("debug", "info", "warning", "error")
+#: What is shown where no option says so: a level, ``json``, or both with a comma between them.
+VARIABLE = "KMEM_HARNESS_LOG"
 _NAME = "kmem_harness"
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
@@ -66,6 +70,19 @@ def show_logs(level: str, *, as_json: bool) -> None:
     log.handlers[:] = [handler]
     log.setLevel(level.upper())
     log.propagate = False
+
+
+def show_as_asked(asked: str) -> None:
+    """Show what *asked*, the text of the variable, says. Raises: ConfigurationError naming the words."""
+    words = [word for word in asked.lower().replace(" ", "").split(",") if word]
+    levels = [word for word in words if word in LEVELS]
+    if len(levels) > 1 or set(words) - {*LEVELS, "json"}:
+        raise ConfigurationError(
+            f"{VARIABLE}={asked!r} is not understood; give one of {', '.join(LEVELS)}, and json after a "
+            "comma for JSON lines"
+        )
+    if words:
+        show_logs(levels[0] if levels else "info", as_json="json" in words)
 
 
 def log_options(command: _Command) -> _Command:

@@ -42,6 +42,8 @@ __all__ = ["RunOptions", "follow", "run_command", "summary", "write_report"]
 _OWN_FAILURE = 125
 #: A named pipe that nobody reads is looked at again after so long.
 _FIFO_SECONDS = 0.02
+#: The command ended well, and a rule that was to fail something in it never did.
+_NEVER_FIRED = 123
 #: After the first Ctrl-C, how long the target may take; docker stop waits as long after SIGTERM.
 _GRACE_SECONDS = {signal.SIGINT: 2.0, signal.SIGTERM: 10.0, signal.SIGHUP: 2.0, signal.SIGQUIT: 2.0}
 
@@ -153,7 +155,16 @@ def _see_it_through(box: Box, options: RunOptions, *, terminal: bool) -> int:
         raise failure
     if not options.quiet:
         sys.stderr.write(f"kmem-harness: {summary(report)}\n")
-    return status
+    idle = _never_fired(report) if options.inject else []
+    for line in idle:
+        sys.stderr.write(f"kmem-harness: warning: {line}\n")
+    return _NEVER_FIRED if idle and status == 0 else status
+
+
+def _never_fired(report: dict[str, Any]) -> list[str]:
+    from kmem_harness.faults.fired import never_fired  # noqa: PLC0415 - only if there are rules
+
+    return never_fired(report)
 
 
 def follow(box: Box, timeout: float | None, *, terminal: bool = False) -> bool:
@@ -176,7 +187,7 @@ def follow(box: Box, timeout: float | None, *, terminal: bool = False) -> bool:
             ready = {fd for fd, _ in poll.poll(patience)}
             if not ready:
                 with suppress(UnkillableTaskError):  # whoever waits for it next is told
-                    box.kill()
+                    box.kill("interrupted" if asked else "timeout")
                 return not asked
             if signals.fileno() not in ready:
                 return False
@@ -189,6 +200,7 @@ def follow(box: Box, timeout: float | None, *, terminal: bool = False) -> bool:
                     box.signal(number)
                 if number in _GRACE_SECONDS:
                     asked = True
+                    box.ends_for("interrupted")
                     deadline = time.monotonic() + _GRACE_SECONDS[signal.Signals(number)]
 
 
@@ -225,13 +237,19 @@ class _SignalsAsBytes:
         self._writing.close()
 
 
+def _counted(refusals: dict[str, Any]) -> str:
+    """Say how many calls were refused, and how many fault rules failed."""
+    injected = sum(counts.get("injected", 0) for counts in refusals["by"].values())
+    refused = refusals["total"] - injected
+    words = [f"{refused} refused"] if refused else []
+    words += [f"{injected} injected"] if injected else []
+    return ", ".join(words)
+
+
 def summary(report: dict[str, Any]) -> str:
     """Say in one line how it went."""
     kmem = report["memcg"]["kmem"]
-    ended = f"signal {report['signal']}" if report["signal"] else f"exit {report['exit_code']}"
-    if report.get("timed_out"):
-        ended = "ended at the timeout"
-    parts = [f"{ended} after {report['wall_seconds']:.1f} s"]
+    parts = [f"{_ended(report)} after {report['wall_seconds']:.1f} s"]
     if report["mode"] == "off":
         parts.append("no limit, no filter")
     elif report["mode"] == "inject":
@@ -248,7 +266,7 @@ def summary(report: dict[str, Any]) -> str:
     if first and first["counter"] != "pids":
         by = "" if first["counter"] == "injected" else f" of {first['refused_by']}"
         parts.append(
-            f"{refusals['total']} refused, first {first['syscall']} by "
+            f"{_counted(refusals)}, first {first['syscall']} by "
             f"{first['comm']}[{first['pid']}] ({first['errno']}, {first['counter']}{by})"
         )
     elif report["mode"] in ("enforce", "inject") and not by_pids:
@@ -261,6 +279,15 @@ def summary(report: dict[str, Any]) -> str:
         parts.append(f"{by_pids} forks refused by --pids-max {report['pids']['max']} (EAGAIN)")
     parts += [_rule_summary(rule) for rule in report.get("faults", {}).get("rules", ())]
     return "; ".join(parts)
+
+
+def _ended(report: dict[str, Any]) -> str:
+    """Say how it ended, and the reason where that says more."""
+    ended = f"signal {report['signal']}" if report["signal"] else f"exit {report['exit_code']}"
+    reason = (report.get("ended") or {}).get("reason", "timeout" if report.get("timed_out") else "")
+    if reason == "timeout":
+        return "ended at the timeout"
+    return ended if reason in ("", "exit", "signal") else f"{ended} ({reason})"
 
 
 def _rule_summary(rule: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from kmem_harness.handles import limit_text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MODES", "PREFIX", "Terms"]
+__all__ = ["MODES", "PREFIX", "Terms", "memcg_and_limit"]
 
 #: What the names of all labels and annotations of ours begin with.
 PREFIX = "io.github.kmem-harness."
@@ -133,6 +133,15 @@ class Terms(NamedTuple):
             raise ConfigurationError(
                 "nothing is limited: give a limit, a memcg that has one, or mode=observe"
             )
+
+
+def memcg_and_limit(text: str) -> tuple[str, str]:
+    """Read ``/shop.slice=32M``. Raises: ConfigurationError."""
+    path, equals, limit = text.partition("=")
+    if not equals or not path.startswith("/") or not limit:
+        raise ConfigurationError(f"--memcg {text!r} is no PATH=SIZE: write /shop.slice=32M")
+    Terms(limit=limit, memcg=path).check()
+    return path, limit
 
 
 _LABELS = frozenset(Terms._fields) - {"killable"}

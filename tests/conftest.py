@@ -7,9 +7,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from xdist.scheduler import Scheduling
 
 pytest_plugins = ["pytester"]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let what is slow once be slow now, and not within a test."""
+    if not hasattr(session.config, "workerinput"):
+        from tests.support.programs import warm_up
+
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        warm_up(reporter.write_line if reporter else print)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -20,6 +31,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if slow:
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reports_are_as_their_schema_has_them() -> Iterator[None]:
+    """See that every report made here is as the schema says that is shipped for its readers."""
+    from tests.support.schemas import checking_reports
+
+    yield from checking_reports()
 
 
 @pytest.hookimpl(optionalhook=True)

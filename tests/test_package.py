@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import kmem_harness
+from kmem_harness.cli import main
 
 #: The Python door, as documented. A name more or less is a change that users must be told of.
 DOCUMENTED = [
@@ -35,6 +36,12 @@ def test_package_when_a_name_is_asked_for_then_gives_that_class(name):
     assert inspect.isclass(given)
     assert given.__name__ == name
     assert given.__doc__
+
+
+def test_package_when_asked_for_its_version_then_is_that_of_the_command_line(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert kmem_harness.__version__ in capsys.readouterr().out
 
 
 def test_package_when_an_unknown_name_is_asked_for_then_attribute_error():

@@ -70,6 +70,8 @@ def show(
 ) -> int:
     """Run the demo *name*; 0 if the culprit was contained and nothing is left, else 1.
 
+    It is 1, too, where the culprit never came near its limit, which shows nothing.
+
     *kmem_limit* is what it is given, by default what the scenario says;
     *picture* names an SVG file that shows what the terminal does in the end.
 
@@ -96,20 +98,30 @@ def show(
     _print_table(console, scenario, [calm, free, held])
     if held.first is not None:
         _print_card(console, held.first)
-    contained = held.refusals > 0 and held.max_usage <= limit and not left
     console.print("left afterwards: " + (", ".join(left) if left else "nothing"))
-    if contained:
-        console.print(
-            f"[bold green]contained:[/bold green] the {scenario.culprit} ran into its own limit."
-        )
-    else:
-        console.print("[bold red]not contained[/bold red]: see the table above.")
+    contained, verdict = _verdict(scenario.culprit, held.refusals, held.max_usage, limit, left)
+    console.print(verdict)
     if picture is not None:
         drawing = console.export_svg(title=f"kmem-harness demo {name}")
         with open(picture, "w", encoding="utf-8") as file:
             # Self-contained: whoever looks at it asks nobody else for a font.
             file.write(re.sub(r"@font-face \{.*?\}\n", "", drawing, flags=re.DOTALL))
     return 0 if contained else 1
+
+
+def _verdict(
+    culprit: str, refusals: int, max_usage: int, limit: int, left: Sequence[str]
+) -> tuple[bool, str]:
+    """Say whether it was contained, in the console's markup, and no more than was shown."""
+    if max_usage > limit or left:
+        return False, "[bold red]not contained[/bold red]: see the table above."
+    if refusals:
+        return True, f"[bold green]contained:[/bold green] the {culprit} ran into its own limit."
+    return False, (
+        f"[bold yellow]nothing was shown:[/bold yellow] the {culprit} never met its limit, with "
+        f"{format_size(max_usage)} of {format_size(limit)} at most; give it more time (--seconds) or a "
+        "lower limit (--kmem-limit)."
+    )
 
 
 @contextmanager

@@ -66,10 +66,33 @@ def _exits(_: click.Context, __: click.Parameter, value: str | None) -> frozense
     "--max", "maximum", type=click.IntRange(1), metavar="N", help="Charges to fail at most."
 )
 @click.option(
+    "--skip",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Let the first N charges by.",
+)
+@click.option(
+    "--from",
+    "start",
+    metavar="MOMENT",
+    help="Count charges from the first call of this name, or that names this PATH (a glob); after-exec, "
+    "when the program executes another one; mark, when it executes `env true kmem-start`, or opens "
+    "a file kmem-start, be it there or not.",
+)
+@click.option(
+    "--ignore",
+    metavar="GLOB",
+    multiple=True,
+    help="Files below TMPDIR that are not compared; may be given more than once.",
+)
+@click.option(
     "--exits",
     callback=_exits,
     metavar="CODES",
-    help="Exit codes that are fine, such as 0,1 (default: all below 128; with LOW..HIGH, 0).",
+    help="Exit codes that are fine, such as 0,1 (default: all below 128, and 129 and 254, with which "
+    "bash gives up; with LOW..HIGH, 0).",
 )
 @click.option("-n", "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N")
 @click.option(
@@ -111,6 +134,9 @@ def _each_charge(command: tuple[str, ...], options: dict[str, Any]) -> int:
         max=options["maximum"],
         exits=options["exits"],
         jobs=options["jobs"],
+        ignore=options["ignore"],
+        skip=options["skip"],
+        start=options["start"],
     )
     state = None
     if options["state"] is not None:
@@ -160,7 +186,7 @@ def _description(command: tuple[str, ...], plan: Plan, options: dict[str, Any]) 
     """Say what a state file is of: everything that changes what a run comes to."""
     kept = asdict(plan)
     # What is judged, and how far and how fast, can be changed from one run to the next.
-    for name in ("exits", "jobs", "max", "modes"):
+    for name in ("exits", "ignore", "jobs", "max", "modes", "skip"):
         del kept[name]
     return {
         "command": list(command),

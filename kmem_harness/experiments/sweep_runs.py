@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import KmemHarnessError
 from kmem_harness.faults.outcome import Outcome, Site
+from kmem_harness.logged import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -75,18 +76,20 @@ class BoxRuns:
                     box.wait(timeout)
                 except TimeoutError:
                     timed_out = True
-                    box.kill()
+                    box.kill("timeout")
                 seconds = time.monotonic() - began
                 report = box.report()
-            if report["controller_died"]:
-                raise KmemHarnessError("the controller died in the middle of a sweep")
+            if (report["ended"] or {}).get("reason") == "harness":
+                why = "; ".join(report["partial"]) or "the controller died"
+                raise KmemHarnessError(f"a run of the sweep was ended by the harness: {why}")
             output.seek(0)
             printed = _digest([output])
-            left = _digest_of_files(own)
+            left = _digests_below(own)
             errors.seek(max(errors.seek(0, os.SEEK_END) - 4096, 0))
             said = errors.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
         if self._first is None:
             self._first = seconds
+        log("debug", "run.ended", rule=rules[0], exit_code=report["exit_code"], seconds=seconds)
         return outcome_of(
             report,
             timed_out=timed_out,
@@ -105,18 +108,38 @@ def _digest(files: Iterable[IO[bytes]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _digest_of_files(folder: str) -> str | None:
-    """Tell one state of a folder from another; ``None`` if it cannot be read."""
-    digest = hashlib.sha256()
+def _digests_below(folder: str) -> dict[str, str] | None:
+    """Tell one state of each file below *folder* from another; ``None`` if it cannot be read."""
+    found: dict[str, str] = {}
     try:
         for path in sorted(Path(folder).rglob("*")):
-            digest.update(f"{path.relative_to(folder)}\0".encode("utf-8", "surrogateescape"))
-            if path.is_file() and not path.is_symlink():
-                with path.open("rb") as file:
-                    digest.update(_digest([file]).encode())
+            name = os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
+            if path.is_symlink():
+                found[name] = f"link {os.fsencode(path.readlink())!r}"
+            elif path.is_dir():
+                found[name] = "folder"
+            elif path.is_file():
+                found[name] = _digest_of(path)
+            else:
+                found[name] = "special"
     except OSError:
         return None
-    return digest.hexdigest()[:16]
+    return found
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return _digest([file])
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def _left(report: dict[str, Any], at_end: dict[str, Any]) -> tuple[str, ...] | None:
+    """Name who was alive at the end, and not just about to end."""
+    if "others" not in at_end:
+        return None
+    return tuple(at_end["others"]) if report.get("left_behind", True) else ()
 
 
 def outcome_of(report: dict[str, Any], **more: Any) -> Outcome:
@@ -134,7 +157,7 @@ def outcome_of(report: dict[str, Any], **more: Any) -> Outcome:
         site=Site(first["comm"], first["syscall"], first["kind"]) if first else None,
         nth=first["nth_of_call"] if first else 0,
         holds=at_end.get("holds"),
-        others=tuple(at_end["others"]) if "others" in at_end else None,
+        others=_left(report, at_end),
         cards=tuple(injected),
         **more,
     )

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from kmem_harness.faults.common import Common
+    from kmem_harness.faults.outcome import Site
     from kmem_harness.faults.sweep import Group, Result
 
 __all__ = ["as_dict", "show"]
@@ -35,10 +37,12 @@ def show(result: Result, command: Sequence[str], console: Console) -> None:
         console.print(
             f"mind: broken off at --max in mode {', '.join(result.cut_short)}", style="yellow"
         )
-    if not result.stable:
+    for line in _not_compared(result.common):
+        console.print(f"mind: {line}", style="yellow", markup=False)
+    same = sum(result.unaffected.values())
+    if same:
         console.print(
-            "mind: two runs without a fault print different things, so output is not compared",
-            style="yellow",
+            f"in {same} runs the failed call had no effect: they ended as without a fault"
         )
     _show_sites(result, console)
     if not result.groups:
@@ -56,8 +60,17 @@ def as_dict(result: Result) -> dict[str, Any]:
         "cut_short": result.cut_short,
         "runs": result.runs,
         "resumed": result.resumed,
-        "compared": sorted(result.stable),
-        "sites": [{**asdict(site), "runs": count} for site, count in result.sites.items()],
+        "compared": _compared(result.common),
+        "not_compared": result.common.set_aside(),
+        "sites": [
+            {
+                **asdict(site),
+                "runs": count,
+                "found": _found_at(result, site),
+                "without_effect": result.unaffected.get(site, 0),
+            }
+            for site, count in result.sites.items()
+        ],
         "findings": [
             {
                 "what": group.what,
@@ -74,10 +87,34 @@ def as_dict(result: Result) -> dict[str, Any]:
     }
 
 
+def _found_at(result: Result, site: Site) -> dict[str, int]:
+    """Count the runs of each finding at a site: most of its runs may have been fine."""
+    return {group.what: len(group.runs) for group in result.groups if group.site == site}
+
+
+def _compared(common: Common) -> list[str]:
+    looked = {"files": common.files is not None, "output": common.output}
+    return [what for what, was in looked.items() if was]
+
+
+def _not_compared(common: Common) -> list[str]:
+    """Say what runs without a fault do not have in common."""
+    lines = []
+    if not common.output:
+        lines.append("runs without a fault print different things, so output is not compared")
+    if common.files is None:
+        lines.append("the files in TMPDIR could not be read, so none is compared")
+    if common.changing:
+        names = ", ".join(common.changing)
+        lines.append(f"not compared, for runs without a fault differ there: {names}")
+    if common.own_names:
+        names = ", ".join("TMPDIR" if one == "." else one for one in common.own_names)
+        lines.append(f"new names are not compared where each run makes its own: in {names}")
+    return lines
+
+
 def _show_sites(result: Result, console: Console) -> None:
-    found: dict[Any, set[str]] = {}
-    for group in result.groups:
-        found.setdefault(group.site, set()).add(group.what)
+    found = {site: _found_at(result, site) for site in {group.site for group in result.groups}}
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("runs", "failed at", "found"):
         table.add_column(heading, justify="right" if heading == "runs" else "left")
@@ -85,7 +122,8 @@ def _show_sites(result: Result, console: Console) -> None:
     sites = sorted(result.sites.items(), key=lambda one: (one[0] not in found, -one[1]))
     shown = max(_SHOWN_SITES, len(found))
     for site, count in sites[:shown]:
-        table.add_row(str(count), str(site), ", ".join(sorted(found.get(site, ()))) or "-")
+        whats = (f"{what} in {runs}" for what, runs in sorted(found.get(site, {}).items()))
+        table.add_row(str(count), str(site), ", ".join(whats) or "-")
     more = sites[shown:]
     if more:
         table.add_row(str(sum(count for _, count in more)), f"at {len(more)} more sites", "-")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "ALSO",
     "CHARGE",
     "GROUPS",
     "PATH_ARGUMENT",
@@ -65,11 +66,33 @@ GROUPS: dict[str, frozenset[str]] = {
     "%ipc": frozenset({"mq_open", "msgget", "msgsnd", "semget", "shmget"}),
 }
 
+#: What a C library makes of a call, or an architecture has in its place: a rule that names the first
+#: means the others, too. Of ``fork``, only where they make a process.
+ALSO: dict[str, tuple[str, ...]] = {
+    "accept": ("accept4",),
+    "dup2": ("dup3",),
+    "epoll_create": ("epoll_create1",),
+    "eventfd": ("eventfd2",),
+    "fork": ("vfork", "clone", "clone3"),
+    "inotify_init": ("inotify_init1",),
+    "link": ("linkat",),
+    "mkdir": ("mkdirat",),
+    "mknod": ("mknodat",),
+    "open": ("openat", "openat2"),
+    "pipe": ("pipe2",),
+    "rename": ("renameat", "renameat2"),
+    "signalfd": ("signalfd4",),
+    "symlink": ("symlinkat",),
+    "unlink": ("unlinkat",),
+}
+
 #: Where a call's path stands among its arguments.
 PATH_ARGUMENT: dict[str, int] = {
     **dict.fromkeys(("creat", "mkdir", "mknod", "open", "rename", "rmdir", "unlink"), 0),
     **dict.fromkeys(("link", "mount", "symlink", "inotify_add_watch"), 1),
     **dict.fromkeys(("mkdirat", "mknodat", "openat", "openat2", "renameat", "renameat2"), 1),
+    "execve": 0,
+    "execveat": 1,
     "unlinkat": 1,
     "symlinkat": 2,
     "linkat": 3,

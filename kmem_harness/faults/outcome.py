@@ -6,8 +6,12 @@ import signal
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kmem_harness.faults.common import NOTHING
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from kmem_harness.faults.common import Common
 
 __all__ = ["WHATS", "Finding", "Outcome", "Site", "judge"]
 
@@ -24,6 +28,8 @@ WHATS = {
 }
 #: From here on a shell tells of a child that died of a signal.
 _SIGNALLED = 128
+#: What bash ends with that cannot fork any more: no signal has these numbers, or it is SIGHUP's.
+_GIVEN_UP = (129, 254)
 
 
 @dataclass(frozen=True)
@@ -59,14 +65,19 @@ class Outcome:
     nth: int = 0
     holds: dict[str, int] | None = None
     others: tuple[str, ...] | None = None
-    #: Digests of standard output and of the files left in TMPDIR, ``None`` if nobody looked.
+    #: Digests of standard output and of each file left in TMPDIR, ``None`` if nobody looked.
     output: str | None = None
-    files: str | None = None
+    files: Mapping[str, str] | None = field(default=None, hash=False)
     #: The last line of standard error, for people.
     said: str = ""
     #: How a test's own body failed.
     failure: str | None = None
     cards: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
+
+    def same_end(self, other: Outcome) -> bool:
+        """Say whether it ended as *other* did, as far as statuses and output tell."""
+        mine = (self.status, self.signal, self.output)
+        return mine == (other.status, other.signal, other.output)
 
     def as_dict(self) -> dict[str, Any]:
         """Give what is kept in a state file: all but the cards."""
@@ -98,11 +109,12 @@ def judge(
     outcome: Outcome,
     normal: Outcome,
     exits: frozenset[int] | None,
-    stable: frozenset[str] = frozenset(),
+    common: Common = NOTHING,
 ) -> list[Finding]:
     """List what is wrong with a run, against *normal*, one without faults.
 
-    *stable* names what two runs without faults had in common: "output", "files". *exits* are the exit codes that are fine; ``None`` stands for all that no signal made.
+    *common* is what such runs have in common. *exits* are the exit codes that are fine; ``None``
+    stands for all that no signal made, and those of a shell that gives up.
     """
     if outcome.failure is not None:
         return [Finding("failed", outcome.failure)]
@@ -111,7 +123,7 @@ def judge(
     if outcome.signal is not None and outcome.signal != normal.signal:
         return [Finding("crash", _signal_name(outcome.signal))]
     found = []
-    fine = outcome.status < _SIGNALLED if exits is None else outcome.status in exits
+    fine = _is_exit(outcome.status) if exits is None else outcome.status in exits
     if not fine and outcome.status != normal.status:
         found.append(Finding("exit", f"exit {outcome.status}"))
     more = _more_than(outcome.others or (), normal.others or ())
@@ -122,11 +134,17 @@ def judge(
         kept = _held_more(outcome.holds, normal.holds)
         if kept:
             found.append(Finding("leak", f"held at its end, more than without the fault: {kept}"))
-        if "output" in stable and outcome.output != normal.output:
+        if common.output and outcome.output != normal.output:
             found.append(Finding("output", "exit 0, and its output differs"))
-        if "files" in stable and outcome.files != normal.files:
-            found.append(Finding("files", "exit 0, and the files in its TMPDIR differ"))
+        differ = common.differences(outcome.files)
+        if differ:
+            found.append(Finding("files", f"exit 0, and the files in its TMPDIR differ: {differ}"))
     return found
+
+
+def _is_exit(status: int) -> bool:
+    """Say whether a shell's status is a program's own word, and not that a signal ended it."""
+    return status < _SIGNALLED or status in _GIVEN_UP
 
 
 def _signal_name(number: int) -> str:

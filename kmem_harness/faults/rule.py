@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.faults import calls
+from kmem_harness.faults.start import Start, read_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -54,6 +55,8 @@ class Rule:
     syscalls: frozenset[str]
     #: Calls of these that count only where their arguments have them make something: ``charge``.
     charging: frozenset[str] = frozenset()
+    #: Calls of these that count only where they make a process: what libc makes of ``fork``.
+    forking: frozenset[str] = frozenset()
     kinds: frozenset[str] = frozenset()
     comm: str | None = None
     #: A pattern that is counted and decides nothing: a target can rewrite a path after our look.
@@ -65,8 +68,13 @@ class Rule:
     step: int = 1
     prob: float = 1.0
     seed: int | None = None
+    #: It counts from this moment on, ``None`` for the first call.
+    start: Start | None = None
     #: After its first hit a rule hits nothing more ("recover"), or everything ("persist").
     then: str | None = None
+
+    #: It may be that it never does anything: nobody is told then.
+    optional: bool = False
 
     @property
     def counts_only(self) -> bool:
@@ -170,6 +178,7 @@ class _Reader:
     def _set(self, text: str) -> frozenset[str]:
         found: set[str] = set()
         charging: set[str] = set()
+        meant: set[str] = set()
         for word in text.split(","):
             self._part = word
             if word == calls.CHARGE:
@@ -178,6 +187,7 @@ class _Reader:
                 found |= calls.GROUPS[word]
             elif word in calls.injectable():
                 found.add(word)
+                meant |= set(calls.ALSO.get(word, ()))
             elif not word:
                 self._fail("names no call; write one such as socket, or charge for any")
             else:
@@ -185,8 +195,10 @@ class _Reader:
                 self._fail(
                     "no such system call can be failed here", _similar(word, known, "name a call")
                 )
-        self._fields["charging"] = frozenset(charging - found)
-        return frozenset(found | charging)
+        forking = set(calls.ALSO["fork"]) if "fork" in found else set()
+        self._fields["charging"] = frozenset(charging - found - meant)
+        self._fields["forking"] = frozenset(forking - found - charging)
+        return frozenset(found | charging | meant)
 
     def _take(self, name: str, value: str, *, has_value: bool) -> None:
         readers: dict[str, Callable[[str], None]] = {
@@ -199,6 +211,8 @@ class _Reader:
             "seed": self._seed,
             "then": self._then,
             "delay_enter": self._delay,
+            "from": self._from,
+            "optional": self._optional,
         }
         if name == "count" and not has_value:
             return
@@ -264,6 +278,20 @@ class _Reader:
         if not _WHOLE.fullmatch(value):
             self._fail("a seed is a whole number from 0 on, of at most 18 digits", "write seed=1")
         self._fields["seed"] = int(value)
+
+    def _optional(self, value: str) -> None:
+        if value not in ("0", "1"):
+            self._fail("is neither 1 nor 0", "write optional=1")
+        self._fields["optional"] = value == "1"
+
+    def _from(self, value: str) -> None:
+        start = read_start(value)
+        if start is None:
+            known = ["exec", "mark", *calls.injectable()]
+            self._fail(
+                "no such moment", _similar(value, known, "name a call, a path, exec or mark")
+            )
+        self._fields["start"] = start
 
     def _then(self, value: str) -> None:
         if value not in ("recover", "persist"):

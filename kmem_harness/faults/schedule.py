@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Armed", "Schedule", "Verdict"]
 
 _SEEDS = 2**32
+_FORKS = frozenset({"task"})
 _OF_CLONE = frozenset({"task", "thread"})
 
 
@@ -27,7 +28,7 @@ class Armed:
     """One rule in one box, and what it has counted."""
 
     __slots__ = (
-        *("_fired", "_over", "_random"),
+        *("_fired", "_over", "_random", "begun"),
         *("delayed", "failed", "matched", "paths", "rule", "seed"),
     )
 
@@ -37,6 +38,8 @@ class Armed:
         self.seed = rule.seed
         if rule.prob < 1 and self.seed is None:
             self.seed = random.SystemRandom().randrange(_SEEDS)
+        #: Whether it counts by now: see its ``start``.
+        self.begun = rule.start is None
         self.matched = 0
         self.failed = 0
         self.delayed = 0
@@ -50,6 +53,14 @@ class Armed:
         if self.seed is None or self.rule.seed is not None:
             return self.rule.text
         return f"{self.rule.text}:seed={self.seed}"
+
+    @property
+    def never_fired(self) -> bool:
+        """Whether it has done nothing so far, and that is not what it says or a matter of chance."""
+        rule = self.rule
+        if rule.optional or rule.counts_only or self.failed or self.delayed:
+            return False
+        return rule.prob >= 1 or not self.matched
 
     def hits(self) -> bool:
         """Count one matching call; say whether the rule does something to it."""
@@ -78,6 +89,10 @@ class Armed:
         if self.rule.path is not None:
             # Counted beside the decision, never for it: the path is the target's to rewrite.
             row["path_matched"] = self.paths
+        if self.never_fired:
+            row["never_fired"] = True
+        if self.rule.start is not None:
+            row["begun"] = self.begun
         return row
 
 
@@ -99,12 +114,14 @@ class Schedule:
     def __init__(self, rules: Sequence[Rule], numbers: Mapping[str, int]) -> None:
         """Compile *rules* for an architecture whose calls have *numbers*; others it lacks."""
         self.armed = [Armed(rule) for rule in rules]
+        self._waiting = [armed for armed in self.armed if not armed.begun]
         self.calls: dict[int, Call] = {}
         #: Times each call was tried, for whoever wants to name one again.
         self.tried: dict[int, int] = {}
         self.charges = 0
         self._by_number: dict[int, tuple[Armed, ...]] = {}
-        for name in sorted({name for rule in rules for name in rule.syscalls}):
+        starts = {name for rule in rules if rule.start for name in rule.start.calls}
+        for name in sorted({name for rule in rules for name in rule.syscalls} | starts):
             if name in numbers:
                 number = numbers[name]
                 self.calls[number] = call_named(name)
@@ -120,7 +137,7 @@ class Schedule:
     @property
     def tells_tasks_apart(self) -> bool:
         """Whether a rule asks for tasks or threads alone, which clone3's number does not tell."""
-        return any(armed.rule.kinds & _OF_CLONE for armed in self.armed)
+        return any(armed.rule.kinds & _OF_CLONE or armed.rule.forking for armed in self.armed)
 
     def judge(
         self,
@@ -128,6 +145,7 @@ class Schedule:
         arguments: Sequence[int],
         comm: Callable[[], str],
         path: Callable[[], str | None],
+        argument: Callable[[], str | None] = lambda: None,
     ) -> Verdict | None:
         """Count one call, one of :attr:`calls`; ``None`` where no rule does anything to it.
 
@@ -135,14 +153,16 @@ class Schedule:
         """
         call = self.calls[number]
         self.tried[number] += 1
+        marked = self._begin(call.name, comm, path, argument) if self._waiting else ()
         makes = call.makes(arguments)
-        self.charges += makes
+        self.charges += makes and bool(self._by_number[number])
         verdict = None
         for armed in self._by_number[number]:
             rule = armed.rule
-            if not makes and call.name in rule.charging:
+            if not armed.begun or (not makes and call.name in rule.charging):
                 continue
-            if rule.kinds and call.kind(arguments) not in rule.kinds:
+            kinds = _FORKS if call.name in rule.forking else rule.kinds
+            if kinds and call.kind(arguments) not in kinds:
                 continue
             if rule.comm is not None and comm() != rule.comm:
                 continue
@@ -157,7 +177,27 @@ class Schedule:
             if rule.error is not None and verdict.failing is None:
                 armed.failed += 1
                 verdict.failing, verdict.number = armed, armed.matched
+        for armed in marked:
+            armed.begun = True
         return verdict
+
+    def _begin(
+        self,
+        name: str,
+        comm: Callable[[], str],
+        path: Callable[[], str | None],
+        argument: Callable[[], str | None],
+    ) -> list[Armed]:
+        """Have rules count that wait for this call; give those that count from the next one on."""
+        came = [
+            armed
+            for armed in self._waiting
+            if armed.rule.start is None or armed.rule.start.is_at(name, comm, path, argument)
+        ]
+        self._waiting = [armed for armed in self._waiting if armed not in came]
+        for armed in came:
+            armed.begun = armed.rule.start is None or armed.rule.start.counts
+        return [armed for armed in came if not armed.begun]
 
     def report(self) -> dict[str, Any]:
         """Give the report's ``faults``: what was tried, and what each rule did."""
@@ -166,7 +206,7 @@ class Schedule:
             "tried": {
                 call.name: self.tried[number]
                 for number, call in sorted(self.calls.items())
-                if self.tried[number]
+                if self.tried[number] and self._by_number[number]
             },
             "rules": [armed.report() for armed in self.armed],
         }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SweepState"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 class SweepState:

@@ -49,6 +49,7 @@ PROGRAMS = {
     "init.c": "kmem-init",
     "restarter.c": "kmem-restarter",
     "look.c": "kmem-look",
+    "runtime.c": "kmem-runtime",
 }
 LIBRARIES = {"fast_path.c": "kmem-fast-path.so"}
 
@@ -171,7 +172,7 @@ def build_programs(
             raise NativeBuildError(message)
         compiler = ziglang_compiler(machine or platform.machine())
         report(
-            "no C compiler with a static libc is here, so the ziglang package compiles three small "
+            "no C compiler with a static libc is here, so the ziglang package compiles a few small "
             "programs; it builds its own libc first, which takes about a minute"
         )
         # Zig keeps the libc it builds, 80 MB, under a key that holds zig's own path. That is another

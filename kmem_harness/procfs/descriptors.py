@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SOCKET_KINDS",
     "Descriptors",
+    "Held",
     "compares_files",
     "count_descriptors",
     "memfd_devices",
@@ -78,6 +79,28 @@ _FIRST_TABLE = 64
 #: What fdinfo tells of every file.
 _TOLD = re.compile(rb"^(mnt_id|ino):\s*(\d+)$", re.MULTILINE)
 _FEW_DIGITS = 2
+_FEW_FDS = 4
+_MOST_HOLDERS = 8
+
+
+class Held:
+    """What one process has open, each object at the first process that was seen with it."""
+
+    __slots__ = ("fds", "kinds", "total")
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.kinds: dict[str, int] = {}
+        #: All of them, known when all were seen.
+        self.total = 0
+        #: The first few of its descriptors, by kind.
+        self.fds: dict[str, list[int]] = {}
+
+    def add(self, kind: str, number: str) -> None:
+        """Add the object of descriptor *number*."""
+        nr = self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        if nr <= _FEW_FDS:
+            self.fds.setdefault(kind, []).append(int(number))
 
 
 class Descriptors:
@@ -89,27 +112,34 @@ class Descriptors:
         self.kinds: Counter[str] = Counter()
         #: Descriptors in messages that wait at a socket seen here.
         self.in_flight = 0
+        #: Descriptors, at most, in tables that may not be looked at.
+        self.hidden = 0
         #: False if a table could not be read, so that nothing is proven to be gone.
         self.complete = True
         #: Processes with descriptors beyond the table that every process starts with.
         self.grown: set[int] = set()
         #: What was found by inode: sockets, pipes and memfds.
         self.inodes: dict[str, str] = {}
+        #: The same objects by process, of those few that hold most.
+        self.held: dict[int, Held] = {}
 
 
 def count_descriptors(
     pids: Iterable[int],
     known: dict[str, str],
     watched: frozenset[str] | set[str],
+    outside: frozenset[str] = frozenset(),
 ) -> Steps[Descriptors]:
     """Count what the descriptor tables of *pids* hold.
 
     :param known: kinds by inode, from an earlier count: a socket's protocol never changes.
     :param watched: count these kinds of watches, too.
+    :param outside: inodes of what was made outside, and so is held by nobody inside.
     """
-    count = _Count(known, watched)
+    count = _Count(known, watched, outside)
     for pid in pids:
         yield from count.add_process(pid)
+        count.keep_most(pid)
         yield
     return count.found
 
@@ -157,16 +187,31 @@ class _Count:
         self,
         known: dict[str, str],
         watched: frozenset[str] | set[str],
+        outside: frozenset[str],
     ) -> None:
         self.found = Descriptors()
+        self._outside = outside
         self._known = known
         self._watched = watched
         self._holders: dict[tuple[str, str], list[int]] = {}
         #: By inode: a descriptor of each open file that was told from those before.
         self._files: dict[str, list[tuple[int, int]]] = {}
+        self._held = Held()
+
+    def keep_most(self, pid: int) -> None:
+        """Keep what *pid* holds, if it is among those few that hold most."""
+        held, own = self.found.held, self._held
+        own.total = sum(own.kinds.values())
+        if len(held) >= _MOST_HOLDERS:
+            least = min(held, key=lambda one: held[one].total)
+            if held[least].total >= own.total:
+                return
+            del held[least]
+        held[pid] = own
 
     def add_process(self, pid: int) -> Steps[None]:
         """Add the table of *pid*, and those that its threads have for themselves."""
+        self._held = Held()
         stat = stat_of(pid)
         if stat is None:
             return
@@ -190,11 +235,15 @@ class _Count:
             self.found.complete = False
 
     def _add_table(self, owner: int) -> Steps[int | None]:
-        """Say how many descriptors there were; ``None`` if *owner* is gone, or may not be looked at."""
+        """Say how many descriptors there were; ``None`` if *owner* is gone, or cannot be looked at."""
         try:
             table = os.open(f"/proc/{owner}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError):
             return None  # it is gone, and its table with it
+        except PermissionError:
+            hidden = _size_of_table(owner)
+            self.found.hidden += hidden or 0
+            return hidden
         except OSError:
             self.found.complete = False
             return None
@@ -224,6 +273,8 @@ class _Count:
                 kind = self._known.get(key) or _kind_by_inode(owner, number, link)
                 found.inodes[key] = kind
                 found.kinds[kind] += 1
+                if key not in self._outside:
+                    self._held.add(kind, number)
                 if kind == "unix-socket":
                     waiting = waiting_descriptors(owner, number)
                     found.in_flight += waiting or 0
@@ -235,9 +286,9 @@ class _Count:
         if any(_same_file(holder, owner, number) for holder in holders[:_MOST_COMPARED]):
             return
         holders.append(owner)
-        found.kinds[
-            "anon-file" if link.startswith("pidfd:[") else _ANONYMOUS.get(link, "file")
-        ] += 1
+        kind = "anon-file" if link.startswith("pidfd:[") else _ANONYMOUS.get(link, "file")
+        found.kinds[kind] += 1
+        self._held.add(kind, number)
         watch = _WATCHES.get(link)
         if watch is not None and watch[1] in self._watched:
             lines = read_file(f"/proc/{owner}/fdinfo/{number}").splitlines()
@@ -255,6 +306,21 @@ class _Count:
         files.append((owner, int(number)))
         if len(files) > included:
             self.found.kinds["file"] += 1
+
+
+def _size_of_table(owner: int) -> int | None:
+    """Say how many descriptors a table holds at most that may not be looked at, ``None`` if it is gone.
+
+    Since Linux 6.2 that is said exactly; else there are no more than it has room for.
+    """
+    try:
+        nr_open = os.stat(f"/proc/{owner}/fd").st_size
+        if nr_open:
+            return nr_open
+        status = read_file(f"/proc/{owner}/status")
+    except OSError:
+        return None
+    return int(status.partition(b"\nFDSize:")[2].split(None, 1)[0])
 
 
 def _threads_of(pid: int) -> Steps[set[int]]:

@@ -215,8 +215,9 @@ class FileSystems:
         With *at_once* those are left out at which a file server would have to be asked.
         """
         # Of those at one place the last hides the others: what its path says is not theirs.
-        on_top = {mount.where: mount for mount in read_mounts(text)}
-        view = _View({}, set(), {mount.device for mount in on_top.values()})
+        mounted = list(read_mounts(text))
+        on_top = {mount.where: mount for mount in mounted}
+        view = _View({}, set(), {mount.device for mount in mounted})
         mounts = _to_look_at(on_top, view.silent, at_once=at_once)
         found = self._figures([(pid, mount.where) for mount in mounts])
         if found is None:

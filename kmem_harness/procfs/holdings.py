@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-__all__ = ["holdings_of", "others_alive"]
+__all__ = ["holdings_of", "is_alive", "others_alive"]
 
 _MAX_PROCESSES = 10_000
 
@@ -50,6 +50,11 @@ def others_alive(init: int, target: int) -> list[str]:
             if name is not None:
                 names.append(name)
     return sorted(names)
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether *pid* is a process that has not ended."""
+    return _living(pid) is not None
 
 
 def _what(link: str) -> str:

@@ -18,6 +18,7 @@ from kmem_harness.procfs.steps import result_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from kmem_harness.procfs.processes import Stat
     from kmem_harness.procfs.steps import Steps
 
 __all__ = ["AddressSpaces", "Size", "Sum", "measure", "size_of", "table_of"]
@@ -37,13 +38,15 @@ class Size(NamedTuple):
     """What one address space holds.
 
     ``files``: mapped files that may be open nowhere else, as (start, device, inode);
-    ``memfds`` likewise, by inode. ``table``: units of 256 descriptors that there is room for.
+    ``memfds`` likewise, by inode. ``hidden``: mappings, where none of them may be looked at.
+    ``table``: units of 256 descriptors that there is room for.
     """
 
     mappings: int = 0
     page_tables: int = 0
     files: frozenset[tuple[bytes, ...]] = frozenset()
     memfds: frozenset[str] = frozenset()
+    hidden: int = 0
     aio_contexts: int = 0
     table: int = 0
 
@@ -58,6 +61,8 @@ class Sum:
         self.kinds: Counter[str] = Counter()
         self.files: set[tuple[bytes, ...]] = set()
         self.memfds: set[str] = set()
+        #: Mappings, by estimate, in address spaces that may not be looked at.
+        self.hidden = 0
         self.aio_contexts = 0
         self.complete = True
 
@@ -77,6 +82,11 @@ class AddressSpaces:
         """Leave out, for each process, as many of each kind as *included* says."""
         self._included = included
         self._known: dict[int, tuple[tuple[int, ...], Size]] = {}
+        self._most_mappings = included.get("vma", 0)
+        #: How many mappings calls may have made, ever.
+        self.mapped = 0
+        #: Of processes that may not be looked at: their pages, and that number, when they were found.
+        self._hidden: dict[int, tuple[int, int]] = {}
         #: Processes whose table of descriptors has grown: it never shrinks, whatever is closed.
         self.grown: set[int] = set()
 
@@ -93,22 +103,20 @@ class AddressSpaces:
                 total.forked += 1
             else:
                 total.executed += 1
-            before = self._known.get(pid)
-            if before is not None and before[0] == stat.same_memory:
-                size = before[1]
-            else:
-                try:
-                    size = yield from measure(pid)
-                except (FileNotFoundError, ProcessLookupError):
-                    continue
-                except OSError:
-                    total.complete = False
-                    continue
+            try:
+                size = yield from self._size(pid, stat)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            except OSError:
+                total.complete = False
+                continue
             known[pid] = (stat.same_memory, size)
+            total.hidden += size.hidden
             if size.table > 1:  # such as one that was forked
                 self.grown.add(pid)
             total.add(size, self.excess(size))
         self._known = known
+        self._hidden = {pid: first for pid, first in self._hidden.items() if pid in known}
         for pid in list(self.grown):
             units = _table_units(pid)
             yield
@@ -117,6 +125,30 @@ class AddressSpaces:
             else:
                 self.grown.discard(pid)
         return total
+
+    def _size(self, pid: int, stat: Stat | None = None) -> Steps[Size]:
+        """Look at an address space, unless *stat* says it is as before. Raises: OSError.
+
+        Where that may not be done page tables are told, and mappings are not: then there are taken
+        to be as many as were ever seen in one, and what it may have made since: each takes a page.
+        """
+        before = self._known.get(pid)
+        if stat is not None and before is not None and before[0] == stat.same_memory:
+            return before[1]
+        try:
+            size = yield from measure(pid)
+        except PermissionError:
+            if stat is None:
+                stat = stat_of(pid)
+            return self._estimate(pid, 0 if stat is None else stat.size // (_PAGE_KB * 1024))
+        self._most_mappings = max(self._most_mappings, size.mappings)
+        return size
+
+    def _estimate(self, pid: int, pages: int) -> Size:
+        first_pages, first_mapped = self._hidden.setdefault(pid, (pages, self.mapped))
+        most = self._most_mappings
+        most += max(min(pages - first_pages, self.mapped - first_mapped), 0)
+        return Size(mappings=most, page_tables=_page_tables(pid), hidden=most)
 
     def excess(self, size: Size) -> dict[str, int]:
         """Give what *size* has of each kind beyond what a task's price includes."""
@@ -130,7 +162,7 @@ class AddressSpaces:
     def excess_of(self, pid: int) -> Steps[dict[str, int]]:
         """Look at one process: what its child will have, too."""
         try:
-            size = yield from measure(pid)
+            size = yield from self._size(pid)
         except OSError:
             return {}
         table = size.table - max(self._included.get("descriptor-table", 0), 1)
@@ -152,16 +184,13 @@ def measure(pid: int) -> Steps[Size]:
         aio_contexts += lines.count(_AIO)
         _add_files(lines, files, memfds)
         yield
-    status = read_file(f"/proc/{pid}/status")
-    entries = _PTE.search(status)
     return Size(
         mappings=mappings,
-        # The top level is not part of the figure.
-        page_tables=int(entries[1]) // _PAGE_KB + 1 if entries else 0,
+        page_tables=_page_tables(pid),
         files=frozenset(files),
         memfds=frozenset(memfds),
         aio_contexts=aio_contexts,
-        table=_units(status),
+        table=_units(read_file(f"/proc/{pid}/status")),
     )
 
 
@@ -173,6 +202,13 @@ def _add_files(maps: bytes, files: set[tuple[bytes, ...]], memfds: set[str]) -> 
             memfds.add(f"memfd:{number}:{inode.decode('ascii')}")
         else:
             files.add((start, device, inode))
+
+
+def _page_tables(pid: int) -> int:
+    """Count page tables, which everybody may know. Raises: OSError if *pid* is gone."""
+    entries = _PTE.search(read_file(f"/proc/{pid}/status"))
+    # The top level is not part of the figure.
+    return int(entries[1]) // _PAGE_KB + 1 if entries else 0
 
 
 def table_of(tid: int, wanted: int) -> tuple[int, int]:

@@ -23,7 +23,8 @@ def annotate(run: Run, config: pytest.Config) -> list[str]:
     lines = []
     for nodeid, failure in run.failures.items():
         file = os.path.relpath(config.rootpath / failure["path"], workspace)
-        title = f"kmem {failure['why']}: {nodeid}"
+        ended = f" ({', '.join(failure['ended'])})" if failure["ended"] else ""
+        title = f"kmem {failure['why']}{ended}: {nodeid}"
         properties = f"file={_escape(file, _IN_PROPERTIES)},line={failure['line']}"
         text = _escape(failure["text"][-_LONGEST:], _IN_TEXT)
         lines.append(f"::error {properties},title={_escape(title, _IN_PROPERTIES)}::{text}")

@@ -52,11 +52,18 @@ def peak(counters: dict[str, Any]) -> str:
     return f"at most {kmem['max_usage']}{limit} bytes"
 
 
+def said_end(report: dict[str, Any]) -> str:
+    """Say why a container ended, where that was not of its own accord."""
+    ended = report["ended"]
+    return "" if ended is None or ended["reason"] == "exit" else f", ended: {ended['reason']}"
+
+
 def _describe_container(report: dict[str, Any], *, everything: bool) -> list[str]:
     refusals = report["refusals"]
     if report["mode"] == "off":
-        return [f"{name_of(report)}: no limit, so nothing was counted"]
-    lines = [f"{name_of(report)}: {peak(report['memcg'])}, {refusals['total']} refused"]
+        return [f"{name_of(report)}: no limit, so nothing was counted{said_end(report)}"]
+    ended = said_end(report)
+    lines = [f"{name_of(report)}: {peak(report['memcg'])}, {refusals['total']} refused{ended}"]
     cards = refusals["cards"] if everything else refusals["cards"][:_SHOWN_CARDS]
     lines += [
         (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kmem_harness.pytest_plugin.records import LEFT, take_settled
-from kmem_harness.pytest_plugin.running import FAILURE, FIGURES
+from kmem_harness.pytest_plugin.running import ENDED, FAILURE, FIGURES
 from kmem_harness.pytest_plugin.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Run:
             path, line, _ = report.location
             self.failures[report.nodeid] = {
                 "why": getattr(report, FAILURE),
+                "ended": getattr(report, ENDED, []),
                 "text": report.longreprtext,
                 "path": path,
                 "line": (line or 0) + 1,

@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["ContainerFactory"]
 
 
+def _seconds(timeout: float | str) -> float | None:
+    """Read a timeout, as the option's text or as a number. Raises: ConfigurationError."""
+    from kmem_harness.core.errors import ConfigurationError
+    from kmem_harness.pytest_plugin.reading import parse_seconds
+
+    if isinstance(timeout, (int, float)) and timeout >= 0:
+        return float(timeout) or None
+    try:
+        return parse_seconds(str(timeout))
+    except ValueError as error:
+        raise ConfigurationError(f"timeout: {error}") from None
+
+
 class ContainerFactory:
     """Start containers under one memcg; all of them end with it."""
 
@@ -54,20 +67,21 @@ class ContainerFactory:
         command: Sequence[str] = (),
         image: str | None = None,
         kmem_limit: str | int | None = None,
-        timeout: float | None = None,
+        timeout: float | str | None = None,
         **options: Any,
     ) -> Box:
         """Start *command*; *kmem_limit* is this container's own, below the test's.
 
         With *image*, or where ``--kmem-runtime`` says so, it is a Docker container, whose image may
-        have a command of its own. After *timeout* seconds (``--kmem-timeout``) it is ended, and the
-        test fails.
+        have a command of its own. After *timeout*, in seconds or such as "500ms" (``--kmem-timeout``),
+        it is ended, and the test fails.
         Further options are those of ``Harness.run``. Raises: what that raises; the test is skipped
         (with ``--kmem-require``, failed) where this host cannot enforce the limit.
         """
         from kmem_harness.core.errors import UnsupportedHostError
 
         __tracebackhide__ = True
+        seconds = self._settings.timeout if timeout is None else _seconds(timeout)
         limit = self._record.limit
         unlimited = limit.size is None and kmem_limit is None
         mode = "observe" if unlimited and limit.counted else limit.mode
@@ -94,7 +108,6 @@ class ContainerFactory:
 
             self._record.last_words = LastWords.of(self._harness)
         self._ends.callback(box.close)
-        seconds = timeout or self._settings.timeout
         if seconds is not None:
             from kmem_harness.pytest_plugin.deadlines import Deadline
 
@@ -123,6 +136,6 @@ class ContainerFactory:
             return
         # First of all: whoever waits for the container goes on as soon as it is dead.
         self._record.timed_out[box] = seconds
-        box.kill()
+        box.kill("timeout")
         if box.status is None or box.status.signal != signal.SIGKILL:  # it had just ended by itself
             del self._record.timed_out[box]

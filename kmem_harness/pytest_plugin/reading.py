@@ -22,6 +22,7 @@ __all__ = [
     "keep",
     "kernel",
     "limit",
+    "parse_seconds",
     "path",
     "reports",
     "runtime",
@@ -35,6 +36,7 @@ REPORTS = ("html", "json")
 _YES_AND_NO = {"1": True, "true": True, "yes": True, "on": True} | dict.fromkeys(
     ("0", "false", "no", "off"), False
 )
+_UNITS = {"": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 _RUNTIMES = ("local", "docker")
 
 
@@ -106,11 +108,21 @@ def count(given: str, _base: Path) -> int:
 
 
 def seconds(given: str, _base: Path) -> float | None:
-    """Read a time; 0 is none."""
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", given):
-        message = f"{given!r} is not a number of seconds, such as 30 or 0.5 (0 for none)"
+    """Read a time, in seconds or with its unit; 0 is none."""
+    return parse_seconds(given)
+
+
+def parse_seconds(given: str) -> float | None:
+    """Do the same for whoever has no folder."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z]*)", given)
+    if match is None or match[2] not in _UNITS:
+        known = ", ".join(unit for unit in _UNITS if unit)
+        message = (
+            f"{given!r} is not a time, such as 30, 0.5 or 500ms: seconds, or a number with one of "
+            f"{known} (0 for none)"
+        )
         raise ValueError(message)
-    return float(given) or None
+    return float(match[1]) * _UNITS[match[2]] or None
 
 
 def increase(given: str, _base: Path) -> float:

@@ -98,6 +98,7 @@ class Record:
             "memcg": self.counters(),
             "refusals": {"total": refused.total(), "by_kind": dict(refused)},
             "nr_containers": len(reports),
+            "ended": [report["ended"]["reason"] for report in reports if report["ended"]],
             "kept": self.kept,
             "containers": reports,
         }
@@ -149,5 +150,6 @@ def take_settled(config: pytest.Config) -> list[dict[str, Any]]:
 def _refusals_by_kind(reports: list[dict[str, Any]]) -> Counter[str]:
     found: Counter[str] = Counter()
     for report in reports:
-        found.update({kind: row["refused"] for kind, row in report["kinds"].items()})
+        for kind, row in report["kinds"].items():
+            found[kind] += row["refused"] + row.get("injected", 0)
     return +found  # without those that were never refused

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kmem_harness.pytest_plugin.records import Record
 
 __all__ = [
+    "ENDED",
     "FAILURE",
     "FIGURES",
     "pytest_enter_pdb",
@@ -31,6 +32,8 @@ __all__ = [
 #: What our reports carry, as attributes: why a test failed with us, and figures, as JSON.
 FAILURE = "kmem_failure"
 FIGURES = "kmem_figures"
+#: ... and why its containers ended, where not of their own accord.
+ENDED = "kmem_ended"
 
 #: What shared containers had been refused when the test's body began, and what all of the test's
 #: had been when a part of it (a subtest) was reported last; that is dropped when the body is over.
@@ -67,6 +70,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     _warn_of_markers_in_vain(item)
     for record in _own(item):
         _check_timeouts(record)
+        _check_faults(item, record)
     if allowed is not None:
         from kmem_harness.pytest_plugin.leaks import check_leaks
 
@@ -178,6 +182,18 @@ def _check_timeouts(record: Record) -> None:
         raise KmemFailed("timeout", text)
 
 
+def _check_faults(item: pytest.Item, record: Record) -> None:
+    """Fail a test whose ``kmem_fault`` never failed anything: it has shown nothing. Raises: KmemFailed.
+
+    A rule for each of several containers is to fire in one of them.
+    """
+    if not record.faults or not record.boxes or any(item.iter_markers("kmem_sweep")):
+        return
+    from kmem_harness.pytest_plugin.idle_faults import check_faults
+
+    check_faults(record)
+
+
 def _share(item: pytest.Item) -> None:
     """Take down, once for the whole test, what containers that it shares were refused in its body."""
     before = item.stash[_REFUSED_BEFORE]
@@ -203,6 +219,8 @@ def _explain(item: pytest.Item, report: pytest.TestReport, refused_here: list[Re
     """Show what a failing test's containers were refused, and what they said last."""
     own = [record for record in _own(item) if record.boxes]
     shown = own + [record for record in refused_here if record not in own]
+    ended = [box.ended for record in shown for box in record.boxes]
+    setattr(report, ENDED, sorted({one.reason for one in ended if one is not None} - {"exit"}))
     if not hasattr(report, FAILURE):
         if any(record.timed_out for record in own):
             setattr(report, FAILURE, "timeout")
@@ -235,8 +253,12 @@ def _set_properties(item: pytest.Item, figures: dict[str, Any]) -> None:
 def _properties(figures: dict[str, Any]) -> list[tuple[str, object]]:
     """Give what JUnit XML shows of a test. Units: bytes; a limit of -1 is none."""
     kmem = (figures["memcg"] or {}).get("kmem", {})
-    named = {f"kmem_{name}": kmem[name] for name in ("limit", "max_usage", "failcnt") if kmem}
+    named: dict[str, object] = {
+        f"kmem_{name}": kmem[name] for name in ("limit", "max_usage", "failcnt") if kmem
+    }
     named["kmem_refused"] = figures["refusals"]["total"]
+    if figures["ended"]:
+        named["kmem_ended"] = ",".join(figures["ended"])
     named |= {
         f"{_REFUSED_PROPERTY}{kind}": count
         for kind, count in figures["refusals"]["by_kind"].items()

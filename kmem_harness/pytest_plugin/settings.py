@@ -117,8 +117,8 @@ OPTIONS = (
         "timeout",
         reading.seconds,
         None,
-        "SECONDS",
-        "end containers that run longer, and fail their test; stands still in a debugger "
+        "TIME",
+        "end containers that run longer than 30, 500ms or 2min, and fail their test; stands still in a debugger "
         "(default: none)",
     ),
     Option(

@@ -392,11 +392,13 @@ def _command(words: Sequence[str]) -> str:
 
 
 def _ended(report: Mapping[str, Any]) -> str:
-    if report.get("timed_out"):
+    if report["exit_code"] is None:
+        return "runs"
+    reason = (report.get("ended") or {}).get("reason")
+    if reason == "timeout" or report.get("timed_out"):
         return "at the timeout"
-    if report["signal"]:
-        return f"signal {report['signal']}"
-    return "runs" if report["exit_code"] is None else f"exit {report['exit_code']}"
+    ended = f"signal {report['signal']}" if report["signal"] else f"exit {report['exit_code']}"
+    return ended if reason in (None, "exit", "signal") else f"{ended} ({reason})"
 
 
 def _limit(limit: int) -> str:

@@ -62,7 +62,8 @@ _STATUS = struct.Struct("=Ii24s")  # struct status of init.c
     _STATUS_FAILED,
     _STATUS_READY,
     _STATUS_REFUSED,
-) = range(1, 7)
+    _STATUS_LEFT,
+) = range(1, 8)
 _END_OF_BOX = 255  # of init.c: what a signal's number could be
 _START_SECONDS = 10.0
 #: Once a box has been told to end, or its target has ended, the rest of it may take so long.
@@ -144,6 +145,7 @@ class LocalBox:
         self._owner = os.getpid()
         self._pids_max = spec.pids_max
         self._pids_refused: int | None = None
+        self._left_behind: bool | None = False if spec.grace_seconds else None
         self._backstop: Backstop | None = None
         if spec.pids_max is not None:
             self._backstop = make_backstop(spec.name, spec.pids_max, isolation)
@@ -157,6 +159,7 @@ class LocalBox:
             *(f"pass={fd}" for fd in spec.pass_fds),
             *_id_maps(isolation),
             *(self._backstop.options() if self._backstop else ()),
+            *((f"grace={round(spec.grace_seconds * 1000)}",) if spec.grace_seconds else ()),
         ]
         try:
             self._guard = subprocess.Popen(
@@ -188,7 +191,7 @@ class LocalBox:
         self.system_v: tuple[int, ...] = ()
         self._init_pidfd = -1
         self._namespace = 0
-        self._guard_pidfd = os.pidfd_open(self._guard.pid)
+        self._guard_pidfd = _end_of(self._guard.pid)
         self._over = select.epoll()
         self._end = threading.Lock()
         try:
@@ -260,13 +263,16 @@ class LocalBox:
     discard = remove
 
     def describe(self) -> dict[str, Any]:
-        """Say what the kernel's own bound on tasks refused, where there is one."""
-        if self._pids_max is None:
-            return {}
-        refused = self._pids_refused
-        if refused is None and self._backstop is not None:
-            refused = self._backstop.refused()
-        return {"pids": {"max": self._pids_max, "refused": refused}}
+        """Say what the kernel's own bound on tasks refused, and whether anything outlasted its grace."""
+        said: dict[str, Any] = {}
+        if self._left_behind is not None:
+            said["left_behind"] = self._left_behind
+        if self._pids_max is not None:
+            refused = self._pids_refused
+            if refused is None and self._backstop is not None:
+                refused = self._backstop.refused()
+            said["pids"] = {"max": self._pids_max, "refused": refused}
+        return said
 
     def _order(self, order: int) -> None:
         with self._end:
@@ -310,6 +316,8 @@ class LocalBox:
                 self._status, heard = ExitStatus.killed(value), True
             elif kind == _STATUS_REFUSED:
                 self._pids_refused = value
+            elif kind == _STATUS_LEFT:
+                self._left_behind = True
         # Guard or init was killed, by us or by somebody else, and took the target along. Where
         # SIGCHLD is ignored nobody says how the guard ended: 0 then.
         if not heard and self._guard.returncode in (0, -signal.SIGKILL, 128 + signal.SIGKILL):
@@ -473,6 +481,19 @@ def _unkillable(left: list[Task]) -> UnkillableTaskError:
         f"the box was ended and {_END_SECONDS:.0f} s later is still there: {named} cannot be killed; "
         "it goes when what it waits for answers, such as the server of a FUSE or network file system"
     )
+
+
+def _end_of(child: int) -> int:
+    """Give a descriptor that is readable once *child* has ended: its pidfd, unless it is gone already.
+
+    Where SIGCHLD is ignored nothing of a child is left to be waited for.
+    """
+    try:
+        return os.pidfd_open(child)
+    except ProcessLookupError:
+        reading, writing = os.pipe()
+        os.close(writing)
+        return reading
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, tuple[int, ...]]:

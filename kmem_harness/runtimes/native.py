@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import re
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
@@ -28,7 +29,7 @@ from kmem_harness.runtimes.default_profiles import default_profile, version_numb
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["LISTENERS", "NativeListener", "check_listener", "read_profile"]
+__all__ = ["LISTENERS", "NativeListener", "check_listener", "read_profile", "takes_killable"]
 
 LISTENERS = ("auto", "shim", "native")
 
@@ -67,14 +68,8 @@ class NativeListener:
         self.possible = self._is_podman or version_number(self._version) >= _DOCKER
         #: Flags for the filter: which of ours its runtime takes.
         self.flags: list[str] = []
-        for name, text in rows.items():
-            for runtime, first in _KILLABLE.items():
-                if (
-                    runtime in name
-                    and version_number(text) >= first
-                    and _kernel_takes_flags(version)
-                ):
-                    self.flags = [WAIT_KILLABLE]
+        if any(takes_killable(*row, version) for row in rows.items()):
+            self.flags = [WAIT_KILLABLE]
         self._default: dict[str, Any] | None = None
 
     def chosen(self, asked: str, config: Mapping[str, Any]) -> bool:
@@ -173,6 +168,16 @@ class NativeListener:
             if fields.get("name") == "seccomp":
                 return "" if fields.get("profile", "") in _BUILT_IN else fields["profile"]
         return ""
+
+
+def takes_killable(
+    runtime: str, text: str, engine: Mapping[str, Any] = MappingProxyType({})
+) -> bool:
+    """Say whether a runtime of version *text*, and its kernel, keep signals from a call that waits."""
+    takes = any(
+        name in runtime and version_number(text) >= first for name, first in _KILLABLE.items()
+    )
+    return takes and _kernel_takes_flags(engine)
 
 
 def _kernel_takes_flags(version: Mapping[str, Any]) -> bool:

@@ -70,6 +70,8 @@ class BoxSpec(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
     pass_fds: tuple[int, ...] = ()
     own_session: bool = True
+    #: What still runs when the first process has ended may take so long to end. Local boxes alone.
+    grace_seconds: float = 0.0
 
 
 @dataclass

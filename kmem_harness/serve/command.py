@@ -1,4 +1,4 @@
-"""``kmem-harness serve``, ``profile`` and ``report``."""
+"""``kmem-harness serve``, ``profile``, ``report`` and ``runtime``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from kmem_harness.core.releases import DEFAULT_PROFILE
 from kmem_harness.harness import Harness
 from kmem_harness.logs import log_options, logger, show_logs
 from kmem_harness.runtimes.native import read_profile
+from kmem_harness.serve.install import ENGINES, Installation, install, uninstall
 from kmem_harness.serve.places import control_of, default_socket, default_state
 from kmem_harness.serve.profiles import SIZES, base_of, static_profile
 from kmem_harness.serve.service import Settings, run
 from kmem_harness.serve.state import find_report
-from kmem_harness.terms import MODES, Terms
+from kmem_harness.terms import MODES, Terms, memcg_and_limit
 
-__all__ = ["profile", "report", "serve"]
+__all__ = ["profile", "report", "runtime", "serve"]
 
 _ANSWER_SECONDS = 30.0
 _PATH = click.Path(path_type=Path)
@@ -34,7 +35,7 @@ def _socket_option(command: Any) -> Any:
         "path",
         metavar="PATH",
         type=_PATH,
-        help="Where runtimes hand over listeners (default: /run/kmem-harness/seccomp.sock, for others "
+        help="Where runtimes hand over listeners (default: /run/kmem-harness/serve.sock, for others "
         "than root in $XDG_RUNTIME_DIR).",
     )(command)
 
@@ -99,18 +100,10 @@ def serve(
         state=state or default_state(),
         kernel=kernel,
         keep=keep,
-        memcgs=tuple(_memcg(text) for text in memcgs),
+        memcgs=tuple(memcg_and_limit(text) for text in memcgs),
         events=events,
     )
     sys.exit(run(settings, logger()))
-
-
-def _memcg(text: str) -> tuple[str, str]:
-    path, equals, limit = text.partition("=")
-    if not equals or not path.startswith("/") or not limit:
-        raise ConfigurationError(f"--memcg {text!r} is no PATH=SIZE: write /shop.slice=32M")
-    Terms(limit=limit, memcg=path).check()
-    return path, limit
 
 
 @click.command()
@@ -216,3 +209,65 @@ def _ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
     if "error" in reply:
         raise error_from(reply["error"])
     return reply
+
+
+@click.group()
+def runtime() -> None:
+    """Put kmem-runtime before an engine's OCI runtime, or take it out again.
+
+    For engines that drop a profile's listener, such as Docker 20.10. A container asks for its limit by
+    annotation, or by the environment variable KMEM_HARNESS_LIMIT; without, it is the engine's own.
+    """
+
+
+def _installation_options(command: Any) -> Any:
+    for option in (
+        click.option("--engine", type=click.Choice(ENGINES), required=True, help="Whose runtime."),
+        click.option(
+            "--into",
+            metavar="DIR",
+            type=_PATH,
+            default=Path("/usr/local/lib/kmem-harness"),
+            show_default=True,
+            help="Where the wrapper goes.",
+        ),
+        click.option(
+            "--config",
+            metavar="FILE",
+            type=_PATH,
+            help="The engine's configuration (default: /etc/docker/daemon.json, or a file of our own in "
+            "/etc/containers/containers.conf.d).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@runtime.command("install")
+@_installation_options
+@click.option(
+    "--runtime", "real", metavar="PATH", help="The runtime behind it (default: runc, crun)."
+)
+@_socket_option
+@click.option("--default", "as_default", is_flag=True, help="Have every container run by it.")
+def runtime_install(
+    *,
+    engine: str,
+    into: Path,
+    config: Path | None,
+    real: str | None,
+    path: Path | None,
+    as_default: bool,
+) -> None:
+    """Install it, and say what to restart. Docker's own file is kept as FILE.before-kmem-harness."""
+    where = Installation.of(
+        engine, into, config, real, path or default_socket(), as_default=as_default
+    )
+    click.echo(install(where))
+
+
+@runtime.command("uninstall")
+@_installation_options
+def runtime_uninstall(*, engine: str, into: Path, config: Path | None) -> None:
+    """Take it out again."""
+    click.echo(uninstall(Installation.of(engine, into, config, None, default_socket())))

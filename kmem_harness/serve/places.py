@@ -9,11 +9,14 @@ __all__ = ["control_of", "default_socket", "default_state", "runtime_of"]
 
 
 def default_socket() -> Path:
-    """Give where runtimes hand over listeners: root's place is the machine's."""
+    """Give where runtimes hand over listeners: root's place is the machine's.
+
+    Where nobody listens there, a runtime's error names it: so it is called after what is to be started.
+    """
     if os.geteuid() == 0:
-        return Path("/run/kmem-harness/seccomp.sock")
+        return Path("/run/kmem-harness/serve.sock")
     base = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
-    return Path(base, "kmem-harness", "seccomp.sock")
+    return Path(base, "kmem-harness", "serve.sock")
 
 
 def default_state() -> Path:

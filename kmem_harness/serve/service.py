@@ -21,9 +21,10 @@ from kmem_harness.controller.loop import OUT_OF_DESCRIPTORS, READABLE, Loop
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError
 from kmem_harness.harness import Harness
 from kmem_harness.serve.accounts import Accounts
-from kmem_harness.serve.places import control_of
+from kmem_harness.serve.places import control_of, runtime_of
 from kmem_harness.serve.refusals import RefusalLog
 from kmem_harness.serve.state import State
+from kmem_harness.serve.wrapper import WrapperDoor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +60,7 @@ def run(settings: Settings, log: Any) -> int:
         events = _events(settings.events, stack)
         door = stack.enter_context(_listening(settings.path, socket.SOCK_STREAM, given=True))
         control = stack.enter_context(_listening(control_of(settings.path), socket.SOCK_SEQPACKET))
+        wrapped = stack.enter_context(_listening(runtime_of(settings.path), socket.SOCK_STREAM))
         harness = stack.enter_context(Harness(settings.kernel, plugins=[RefusalLog(log)]))
         for path, limit in settings.memcgs:
             harness.memcg(path, limit)
@@ -75,6 +77,8 @@ def run(settings: Settings, log: Any) -> int:
         stack.callback(runtimes.close)
         clients = _Clients(loop, control, accounts)
         stack.callback(clients.close)
+        wrappers = WrapperDoor(loop, wrapped, harness, settings.path)
+        stack.callback(wrappers.close)
         log.info(
             "controller.started",
             pid=os.getpid(),

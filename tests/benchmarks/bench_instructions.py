@@ -39,7 +39,7 @@ for number in range(6):
     account.counters[number] = number
 account.prices[41] = 1
 account.charges[1].nbytes = 8192
-path.lend(0, 1 << 60, 1 << 60, 0)
+path.lend(0, 1 << 60)
 call = NOTIFICATION.pack(1, 7, 0, 41, *[0] * 8)
 assert path.decide(0, call) == 1
 def once(): path.decide(0, call)

@@ -32,6 +32,9 @@ class OwnEngine:
         """Choose where; it runs on entering."""
         self.directory = Path(tempfile.mkdtemp(prefix="kmem-engine-"))
         self.host = f"unix://{self.directory}/docker.sock"
+        #: Its settings, in which SIGHUP has it look again.
+        self.config = self.directory / "daemon.json"
+        self.config.write_text("{}\n")
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -58,6 +61,7 @@ class OwnEngine:
             self.process = subprocess.Popen(
                 [
                     *("dockerd", "--host", self.host, "--data-root", str(here / "data")),
+                    *("--config-file", str(self.config)),
                     *("--exec-root", str(here / "exec"), "--pidfile", str(here / "pid")),
                     *("--iptables=false", "--ip6tables=false", "--bridge=none"),
                 ],

@@ -27,7 +27,7 @@ SCRATCH = "kmem-matrix-scratch"
 SHELL_FORM = "kmem-matrix-shell-form"
 HEALTH = "kmem-matrix-health"
 
-_PROGRAMS = ["fork_pause", "fork_wait", "bomb_tree", "bomb_threads"]
+_PROGRAMS = ["fork_pause", "fork_wait", "bomb_tree", "bomb_threads", "every_call"]
 _SHELL = "FROM scratch\nCOPY root /\nENV PATH=/bin\n"
 _DOCKERFILES = {
     BUSYBOX: f'{_SHELL}CMD ["sh"]\n',

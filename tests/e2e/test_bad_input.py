@@ -32,8 +32,8 @@ NOT_FOUND = 127
         (["--memcg", "web"], ["web", "/web"]),
         (["--report", "/nonexistent/report.json"], ["/nonexistent"]),
         (["--events", "/nonexistent/events.jsonl"], ["/nonexistent/events.jsonl"]),
-        (["--bogus"], ["--bogus", "--help"]),
-        (["--timeout", "soon"], ["soon", "--help"]),
+        (["--bogus"], ["--bogus", "for help"]),
+        (["--timeout", "soon"], ["soon", "for help"]),
     ],
     ids=" ".join,
 )

@@ -101,7 +101,7 @@ def test_report_when_run_ends_then_keeps_its_promised_shape(
     assert report["memcg"]["kmem"]["limit"] == 1 << 20
     assert report["memcg"]["memory"]["limit"] == -1
     assert report["kinds"]["task"]["charged"] == 3
-    assert report["refusals"] == {"total": 0, "first": None, "cards": []}
+    assert report["refusals"] == {"total": 0, "first": None, "cards": [], "by": {}}
     assert report["notifications"] >= 3
 
 

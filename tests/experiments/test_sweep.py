@@ -137,6 +137,105 @@ def test_sweep_when_on_the_command_line_then_prints_what_a_person_can_paste(comm
     assert [finding["what"] for finding in found["findings"]] == ["files"]
 
 
+SAVES = 'cd "$TMPDIR"; {stamp}; mkdir out; cp /etc/hostname out/b; echo saved'
+STAMPS = {
+    "another content": "date +%N >stamp",
+    "another name": "mktemp -p . >/dev/null",
+    "another name below": "n=$(date +%N); mkdir $n; date >$n/stamp",
+}
+
+
+@pytest.mark.parametrize("stamp", STAMPS.values(), ids=STAMPS)
+def test_sweep_when_a_program_also_writes_what_changes_then_its_lost_file_is_found(harness, stamp):
+    """One file that differed between two runs without faults had all others pass unseen."""
+    result = swept(harness, ["sh", "-c", SAVES.format(stamp=stamp)], calls="mkdir", jobs=2)
+    last = [group for group in result.groups if "out" in group.detail]
+    assert {group.what for group in last} == {"files"}
+    assert all("missing" in group.detail for group in last)
+
+
+HELPERS = """
+import os, sys, time
+r, w = os.pipe()
+if not os.fork():
+    os.close(w)
+    os.read(r, 1)
+    time.sleep(0.1)
+    os._exit(0)
+os.close(r)
+try:
+    pid = os.fork()
+except OSError as error:
+    sys.exit("cannot start: " + error.strerror)
+if not pid:
+    os._exit(0)
+os.close(w)
+os.wait()
+os.wait()
+"""
+
+
+def test_sweep_when_helpers_end_soon_after_then_they_are_not_left_over(harness):
+    """As rsync's do: they see the end of a pipe that only the end of their parent closes."""
+    command = [sys.executable, "-I", "-S", "-c", HELPERS]
+    result = swept(harness, command, calls="%process", modes=("once",))
+    assert result.swept == {"once": 2}
+    assert result.groups == []
+
+
+def test_sweep_when_a_helper_stays_then_it_alone_is_left_over(harness):
+    script = """
+        sleep 1000 & stays=$!
+        sh -c 'sleep 0.1' &
+        /bin/true || exit 3
+        kill $stays
+    """
+    result = swept(harness, ["sh", "-c", script], calls="vfork,fork,clone,clone3", modes=("once",))
+    left = {group.detail for group in result.groups if group.what == "leftover"}
+    assert left == {"alive at its end: sleep"}
+
+
+OPENS = """
+import os, socket
+open("/etc/hostname").close()
+START
+socket.socket().close()
+os.close(os.pipe()[0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "line"),
+    [
+        ("socket", ""),
+        ("*/passwd", "open('/etc/passwd').close()"),
+        ("mark", "os.system('exec env true kmem-start')"),
+        ("mark", "os.access('.', 0) and None\ntry: open('kmem-start')\nexcept OSError: pass"),
+    ],
+)
+def test_sweep_when_it_begins_at_a_moment_then_the_interpreter_s_start_is_left_alone(
+    harness, start, line
+):
+    command = [sys.executable, "-I", "-S", "-c", OPENS.replace("START", line)]
+    result = Sweep(
+        Plan(modes=("once",), start=start, compares_output=False),
+        BoxRuns(harness, command, _HANGS_AFTER_SECONDS),
+    ).go()
+    calls = [site.syscall for site in result.sites if site.comm.startswith("python")]
+    assert {"socket", "pipe2"} <= set(calls)
+    assert sum(result.sites.values()) < 60
+    assert ("openat" in calls) == (start == "*/passwd")
+
+
+def test_sweep_when_it_begins_after_an_exec_then_who_executed_is_left_alone(harness):
+    command = ["sh", "-c", 'cat /etc/hostname >/dev/null; exec mkdir "$TMPDIR/a"']
+    result = Sweep(
+        Plan(modes=("once",), start="exec", calls="mkdir", compares_output=False),
+        BoxRuns(harness, command, _HANGS_AFTER_SECONDS),
+    ).go()
+    assert [str(site) for site in result.sites] == ["mkdir (directory) by mkdir"]
+
+
 def test_smallest_limit_when_the_command_needs_some_tasks_then_names_what_refused_below(harness):
     # Two children at once, of some 87 kB each.
     command = ["sh", "-c", "sleep 0.02 & sleep 0.02 & wait"]

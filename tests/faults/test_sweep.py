@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.faults.common import common_of
 from kmem_harness.faults.outcome import Outcome, Site, judge
 from kmem_harness.faults.rule import parse_rules
 from kmem_harness.faults.schedule import Schedule
@@ -40,7 +42,7 @@ class Program:
                 failed.append((at, name, schedule.tried[NUMBERS[name]]))
         return Outcome(
             **{"status": 0, "output": "a", **self.ends([at for at, _, _ in failed])},
-            charges=schedule.charges,
+            charges=schedule.armed[0].matched,
             failed=len(failed),
             site=Site("server", failed[0][1], failed[0][1]) if failed else None,
             nth=failed[0][2] if failed else 0,
@@ -117,8 +119,43 @@ def test_sweep_when_the_command_fails_by_itself_then_is_refused():
 def test_sweep_when_its_output_changes_by_itself_then_output_is_not_compared():
     outputs = iter("abcdefghijklmnopqrstuvwxyz")
     result = swept(Program(lambda _: {"output": next(outputs)}), modes=("once",))
-    assert result.stable == frozenset()
+    assert not result.common.output
     assert result.groups == []
+
+
+def test_sweep_when_some_charges_are_skipped_then_begins_after_them():
+    program = Program(fine)
+    result = swept(program, modes=("once",), skip=2, max=2, compares_output=False)
+    assert program.rules == [
+        "charge:count",
+        "charge:error=ENOMEM:when=3",
+        "charge:error=ENOMEM:when=4",
+    ]
+    assert result.swept == {"once": 2}
+    assert result.cut_short == ["once"]
+
+
+def test_sweep_when_it_begins_at_a_call_then_what_came_before_is_left_alone():
+    calls = ["openat", "openat", "socket", "pipe2"]
+    result = swept(Program(fine, calls), modes=("once",), start="socket")
+    assert {str(site) for site in result.sites} == {"socket by server", "pipe2 by server"}
+    with pytest.raises(ConfigurationError, match="no charge came after 'socket'"):
+        swept(Program(fine, ["openat"]), start="socket")
+
+
+def test_sweep_when_a_file_changes_from_second_to_second_then_no_finding_stands_on_it():
+    """Two runs without a fault in one second wrote the same time of day."""
+    began = time.monotonic()
+
+    def ends(_):
+        return {"files": {"stamp": str(int(time.monotonic() - began > 0.5)), "kept": "1"}}
+
+    program = Program(ends)
+    slow = Sweep(Plan(modes=("once",)), lambda rules: time.sleep(0.1) or program(rules))
+    result = slow.go()
+    assert result.groups == []
+    assert result.common.changing == ("stamp",)
+    assert set(result.common.files) == {"kept"}
 
 
 def test_plan_when_it_cannot_be_used_then_says_what_is_wrong():
@@ -128,6 +165,10 @@ def test_plan_when_it_cannot_be_used_then_says_what_is_wrong():
         Plan(modes=("twice",))
     with pytest.raises(ConfigurationError, match="max=0"):
         Plan(max=0)
+    with pytest.raises(ConfigurationError, match="skip=-1"):
+        Plan(skip=-1)
+    with pytest.raises(ConfigurationError, match=r"from=sockt.*did you mean socket"):
+        Plan(start="sockt")
 
 
 # -- going on from where it was broken off ---------------------------------------------------
@@ -173,7 +214,7 @@ def test_state_when_the_file_is_of_another_sweep_then_is_refused(tmp_path):
 
 # -- what is wrong with a run ----------------------------------------------------------------
 
-NORMAL = Outcome(0, holds={"file": 3}, others=(), output="a", files="x")
+NORMAL = Outcome(0, holds={"file": 3}, others=(), output="a", files={"x": "1"})
 
 
 @pytest.mark.parametrize(
@@ -181,19 +222,21 @@ NORMAL = Outcome(0, holds={"file": 3}, others=(), output="a", files="x")
     [
         (Outcome(1, holds={"file": 9}, others=(), output="b"), []),
         (Outcome(139, others=()), ["exit"]),
+        (Outcome(129, others=()), []),
+        (Outcome(254, others=()), []),
         (Outcome(139, signal=11), ["crash"]),
         (Outcome(137, signal=9, timed_out=True), ["hang"]),
         (Outcome(1, holds={"file": 3}, others=("sleep",)), ["leftover"]),
-        (Outcome(0, holds={"file": 4}, others=(), output="a", files="x"), ["leak"]),
-        (Outcome(0, holds={"file": 3}, others=(), output="b", files="x"), ["output"]),
-        (Outcome(0, holds={"file": 3}, others=(), output="a", files="y"), ["files"]),
+        (Outcome(0, holds={"file": 4}, others=(), output="a", files={"x": "1"}), ["leak"]),
+        (Outcome(0, holds={"file": 3}, others=(), output="b", files={"x": "1"}), ["output"]),
+        (Outcome(0, holds={"file": 3}, others=(), output="a", files={"x": "2"}), ["files"]),
         (Outcome(0, failure="assert 1 == 2"), ["failed"]),
         (NORMAL, []),
     ],
 )
 def test_judge_when_a_run_went_so_then_finds(outcome, found):
-    stable = frozenset({"output", "files"})
-    assert [finding.what for finding in judge(outcome, NORMAL, None, stable)] == found
+    common = common_of([NORMAL, NORMAL])
+    assert [finding.what for finding in judge(outcome, NORMAL, None, common)] == found
 
 
 def test_judge_when_exit_codes_are_named_then_others_are_findings():

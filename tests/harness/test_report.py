@@ -38,6 +38,7 @@ CARD = {
     "live": {"task": int},
     # Beyond the promise:
     "box": str,
+    "holders": list,
 }
 REPORT = {
     "version": int,
@@ -50,7 +51,7 @@ REPORT = {
     "mode": str,
     "memcg": {"path": str, "kmem": COUNTER, "memory": COUNTER},
     "kinds": {"task": KIND, "thread": KIND},
-    "refusals": {"total": int, "first": CARD, "cards": list},
+    "refusals": {"total": int, "first": CARD, "cards": list, "by": dict},
     "notifications": int,
     "interrupted": int,
     # Beyond the promise:
@@ -60,6 +61,9 @@ REPORT = {
     "events_lost": int,
     "timeline": {"began": float, "seconds": list, "usage": list, "refused": list, "live": dict},
     "controller_died": bool,
+    "holders": list,
+    "peak": {"usage": int, "holders": list},
+    "ended": {"reason": str, "card": type(None)},
 }
 
 
@@ -121,7 +125,7 @@ def test_report_when_nothing_was_refused_then_first_is_none(harness):
     with harness.run(["sh", "-c", "true & wait"], kmem_limit="1M") as box:
         assert box.wait(timeout=30) == 0
         report = box.report()
-    assert report["refusals"] == {"total": 0, "first": None, "cards": []}
+    assert report["refusals"] == {"total": 0, "first": None, "cards": [], "by": {}}
     assert report["kinds"]["task"]["charged"] == 1
     assert report["memcg"]["kmem"]["failcnt"] == 0
     assert box.report() == report  # after it is closed, too

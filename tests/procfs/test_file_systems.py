@@ -12,7 +12,7 @@ import pytest
 from kmem_harness.procfs.file_systems import FileSystems
 
 
-def test_processes_when_one_hides_its_namespace_then_may_have_mounts_of_its_own(monkeypatch):
+def test_processes_when_one_hides_then_what_is_mounted_there_is_known_all_the_same(monkeypatch):
     """A target without namespaces, run as our own user, undumped itself: the controller died."""
     with closing(FileSystems(os.getpid())) as systems:
         assert systems.see([os.getpid()])
@@ -21,6 +21,9 @@ def test_processes_when_one_hides_its_namespace_then_may_have_mounts_of_its_own(
             raise PermissionError(path)
 
         monkeypatch.setattr(os, "readlink", denied)
+        assert systems.see([os.getpid()])
+        # ... unless something else is.
+        monkeypatch.setattr(systems, "_own", systems._own._replace(devices=set()))
         assert not systems.see([os.getpid()])
 
 

@@ -34,5 +34,5 @@ def proxy(directory: Path, engine: Engine) -> Iterator[Proxied]:
     """Run one."""
     if os.geteuid() != 0:
         pytest.skip("only root may count the tasks of a root engine's containers")
-    with proxied(directory, engine.host) as one:
+    with proxied(directory, engine.host, "--api", "engine") as one:
         yield one

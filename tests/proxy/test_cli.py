@@ -6,16 +6,18 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.engine import cannot_run
+from tests.support.proxied import proxied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.support.engine import Engine
     from tests.support.proxied import Proxied
@@ -179,21 +181,28 @@ def docker(cli: str, proxy: Proxied, tmp_path: Path) -> Iterator[Callable[..., S
         one("rm", "-f", name)
 
 
-@pytest.mark.parametrize(
-    "terms",
-    [LIMITED, ["--annotation", f"{LIMIT}=160k"], ["--kernel-memory", "160k"]],
-    ids=["label", "annotation", "flag"],
-)
-def test_run_when_limited_in_any_way_then_the_bomb_is_contained(
+@pytest.mark.parametrize("terms", [LIMITED, ["--annotation", f"{LIMIT}=160k"]])
+def test_run_when_limited_by_a_label_or_annotation_then_the_bomb_is_contained(
     docker: Callable[..., Said], image: str, terms: list[str]
 ) -> None:
     said = docker("run", "--rm", "--network", "none", *terms, image, "sh", "-c", FORKS)
-    if terms[0] == "--annotation" and "API" in said.errors + said.output:
-        pytest.skip(said.errors)  # an engine before 23
-    if "deprecated" in said.errors and "can't fork" not in said.errors:
-        pytest.skip(said.errors)
+    if terms[0] == "--annotation" and "API" in said.errors:
+        pytest.skip(said.errors)  # an engine before 24
     assert "can't fork" in said.errors, said
     assert "made 60" not in said.output
+
+
+def test_run_when_limited_by_the_flag_of_old_or_by_default_then_the_bomb_is_contained(
+    cli: str, engine: Engine, image: str, tmp_path: Path
+) -> None:
+    """A current command line drops the flag in silence, unless the engine seems to be an old one."""
+    directory = Path(tempfile.mkdtemp(prefix="kmem-proxy-"))
+    with proxied(directory, engine.host, "--default", "160k") as one:
+        for flags in (["--kernel-memory", "160k"], ["--kernel-memory", "240k"], []):
+            words = ["run", "--rm", "--network", "none", *flags, image, "sh", "-c", FORKS]
+            said = run(cli, one.host, words, tmp_path)
+            assert "can't fork" in said.errors, said
+    shutil.rmtree(directory)
 
 
 @pytest.mark.parametrize(

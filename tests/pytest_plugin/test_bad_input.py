@@ -125,6 +125,7 @@ def test_marker_when_nearly_ours_and_strict_then_pytest_s_refusal_says_which_was
         (["--kmem-kernel=4.4"], ["--kmem-kernel", "4.4", "3.12"]),
         (["--kmem-limit=2KBjunk"], ["--kmem-limit", "2KBjunk"]),
         (["--kmem-timeout=soon"], ["--kmem-timeout", "'soon'", "seconds"]),
+        (["--kmem-timeout=3 weeks"], ["--kmem-timeout", "'3 weeks'", "us, ms, s, min"]),
         (["--kmem-top=-1"], ["--kmem-top", "'-1'", "whole number"]),
         (["--kmem-keep=sometimes"], ["--kmem-keep", "'never', 'failed' and 'always'"]),
         (["--kmem-report=k.json"], ["--kmem-report", "'k.json'", "json:PATH"]),

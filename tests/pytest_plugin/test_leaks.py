@@ -111,3 +111,17 @@ def test_marker_when_unusable_then_its_test_fails_with_value_and_rule(argument, 
     text = result.stdout.str()
     assert ": marker limit_kmem_leaks(size='0'): " in text
     assert named in text
+
+
+def test_leak_when_a_process_has_it_open_then_is_named_with_its_descriptors(project):
+    project.tests("""
+CODE = "import os, sys; kept = [os.pipe() for _ in range(2)]; print('made', flush=True); sys.stdin.read()"
+
+@pytest.mark.limit_kmem_leaks
+def test_it(kmem_container):
+    box = kmem_container([sys.executable, "-I", "-S", "-c", CODE], **PIPES)
+    box.running.stdout.readline()
+""")
+    result = project.run_here()
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines_random([r".*2 pipe \(.*\): 2 by python\S*\[\d+\] \(fd 3, 5\).*"])

@@ -90,6 +90,27 @@ def test_fails_otherwise():
     assert "%0A  c1: sh -c" in text
 
 
+def test_reason_when_a_container_failed_at_its_limit_then_stands_wherever_the_test_is_told_of(
+    project, monkeypatch
+):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    project.tests("""
+@pytest.mark.limit_kmem("16k")
+def test_it(kmem_container):
+    assert kmem_container(["sh", "-c", "sleep 9 & sleep 9 & sleep 9"]).wait(timeout=30) == 0
+""")
+    result = project.run_here(V4, "--kmem-report=json:kmem.json", "--junitxml=junit.xml")
+    result.assert_outcomes(failed=1)
+    text = result.stdout.str()
+    assert "1 refused, ended: kmem-limit" in text
+    assert "title=kmem refused (kmem-limit)%3A" in text
+    (row,) = json.loads((project.pytester.path / "kmem.json").read_text())["tests"]
+    assert row["ended"] == ["kmem-limit"]
+    assert row["containers"][0]["ended"]["card"]["errno"] == "ENOMEM"
+    junit = (project.pytester.path / "junit.xml").read_text()
+    assert '<property name="kmem_ended" value="kmem-limit"' in junit
+
+
 @pytest.mark.parametrize(
     ("when", "kept"), [("never", set()), ("failed", {"fail"}), ("always", {"fail", "pass"})]
 )

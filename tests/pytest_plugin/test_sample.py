@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from tests.pytest_plugin.conftest import PLUGIN
+from tests.support.schemas import check
 
 SAMPLE = Path(__file__).parent / "sample"
 OUTCOMES = {"passed": 35, "failed": 11, "skipped": 1, "xfailed": 1}
@@ -63,7 +64,10 @@ def figures_of_junit(path):
     """Give the kmem properties of each test case."""
     return {
         f"{case.get('classname')}::{case.get('name')}": {
-            one.get("name"): int(one.get("value")) for one in case.iter("property")
+            one.get("name"): int(value)
+            if (value := one.get("value")).removeprefix("-").isdigit()
+            else value
+            for one in case.iter("property")
         }
         for case in ET.parse(path).iter("testcase")  # noqa: S314 - written by pytest just now
     }
@@ -72,6 +76,7 @@ def figures_of_junit(path):
 def check_files(path, *, workers):
     """See that JSON and JUnit agree on what every test used and was refused."""
     report = json.loads((path / "kmem.json").read_text())
+    check("suite", report)
     rows = {row["nodeid"]: row for row in report["tests"]}
     shared = "test_scopes.py::test_refusal_of_a_longer_lived_container_fails"
     assert rows[shared]["refusals"] == {"total": 1, "by_kind": {"task": 1}}
@@ -96,6 +101,7 @@ def check_files(path, *, workers):
         case = cases[_case(module, rest)]
         kmem = row["memcg"]["kmem"]
         assert case["kmem_limit"] == kmem["limit"]
+        assert case.get("kmem_ended", "") == ",".join(row["ended"])
         assert case["kmem_max_usage"] == kmem["max_usage"]
         assert case["kmem_failcnt"] == kmem["failcnt"]
         assert case["kmem_refused"] == row["refusals"]["total"]

@@ -71,7 +71,13 @@ def test_option(kmem_container):
 
 def test_call(kmem_container):
     assert kmem_container(["sh", "-c", "sleep 0.5"], timeout=1000).wait(timeout=30) == 0
+
+def test_in_words(kmem_container):
+    assert kmem_container(["sh", "-c", "sleep 0.2"], timeout="1min").wait(timeout=30) == 0
+    assert kmem_container(["sh", "-c", "sleep 0.2"], timeout=0).wait(timeout=30) == 0
+    with pytest.raises(ValueError, match="timeout: 'soon' is not a time"):
+        kmem_container(["true"], timeout="soon")
 """)
-    result = project.run_here("--kmem-timeout=0.05", "-v")
-    result.assert_outcomes(passed=1, failed=1)
+    result = project.run_here("--kmem-timeout=50ms", "-v")
+    result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["*::test_option FAILED (kmem)*", "*::test_call PASSED*"])

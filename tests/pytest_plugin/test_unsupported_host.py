@@ -47,6 +47,17 @@ def run_inside_a_box(project):
     return run
 
 
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_test_when_it_is_skipped_in_ci_then_a_warning_says_so(
+    project, run_inside_a_box, monkeypatch, ci
+):
+    monkeypatch.setenv("CI", ci)
+    result = run_inside_a_box("-k", "test_limited")
+    result.assert_outcomes(skipped=1, deselected=2, warnings=1 if ci else 0)
+    if ci:
+        result.stdout.fnmatch_lines(["*KmemWarning: kmem limits cannot*--kmem-require makes it*"])
+
+
 def test_test_when_no_listener_can_be_had_then_is_skipped_with_the_reason(
     project, run_inside_a_box
 ):

@@ -155,6 +155,6 @@ def test_units_when_systemd_hands_over_the_socket_then_it_is_used_and_left_there
 def test_units_when_read_then_name_the_default_places(name: str) -> None:
     text = (Path(__file__).parents[2] / "containers" / name).read_text()
     assert (
-        "ListenStream=/run/kmem-harness/seccomp.sock\n" in text
+        "ListenStream=/run/kmem-harness/serve.sock\n" in text
         or "ExecStart=/usr/bin/env kmem-harness serve" in text
     )

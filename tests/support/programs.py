@@ -16,8 +16,12 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-__all__ = ["CompileError", "Programs", "find_compiler", "why_no_compiler"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["CompileError", "Programs", "find_compiler", "warm_up", "why_no_compiler"]
 
 _SOURCES = Path(__file__).parent.parent / "programs"
 _FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-static", "-pthread"]
@@ -40,6 +44,18 @@ def find_compiler() -> list[str] | None:
         target = f"{platform.machine()}-linux-musl"  # zig links statically with musl only
         candidates.append([sys.executable, "-m", "ziglang", "cc", "-target", target])
     return next((command for command in candidates if _links_statically(command)), None)
+
+
+def warm_up(say: Callable[[str], None]) -> None:
+    """Have zig build its libc, where it will be needed: not within the first test that compiles.
+
+    That test would take minutes, and look as if it hung. The libc is kept in zig's own cache.
+    """
+    if find_spec("ziglang") and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        say(
+            "no C compiler is here: ziglang builds its libc for the tests' programs, once, in minutes"
+        )
+        find_compiler()
 
 
 def why_no_compiler() -> str:

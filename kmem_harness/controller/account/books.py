@@ -33,6 +33,7 @@ class Kind:
         "errno",
         "errno_name",
         "included",
+        "injected",
         "live",
         "live_peak",
         "name",
@@ -53,6 +54,8 @@ class Kind:
         self.live = 0
         self.live_peak = 0
         self.refused = 0
+        #: Calls that a fault rule failed: no counter refused them.
+        self.injected = 0
 
     def report(self) -> dict[str, int]:
         """Give the row of the report's ``kinds``."""
@@ -63,6 +66,7 @@ class Kind:
             "live": self.live,
             "live_peak": self.live_peak,
             "bytes_each": self.nbytes,
+            **({"injected": self.injected} if self.injected else {}),
         }
 
 
@@ -206,6 +210,12 @@ class Books:
         What was charged as one of these kinds and found as a cheaper one is moved there: for some
         calls only a census tells. Nothing is ever raised.
         """
+        for kind, surplus in self.tell_apart(found).items():
+            if surplus > 0:
+                self.lower(kind, surplus)
+
+    def tell_apart(self, found: Mapping[str, int]) -> dict[Kind, int]:
+        """Move what was found as a cheaper kind; say how many more there are of each than was found."""
         kinds = [self.kinds[name] for name in found if name in self.kinds]
         surplus = {kind: kind.live - found[kind.name] - self.open(kind) for kind in kinds}
         for lacking in kinds:
@@ -215,9 +225,7 @@ class Books:
                     self.move(dearer, lacking, nr)
                     surplus[dearer] -= nr
                     surplus[lacking] += nr
-        for kind in kinds:
-            if surplus[kind] > 0:
-                self.lower(kind, surplus[kind])
+        return surplus
 
     def lower(self, kind: Kind, nr: int) -> None:
         """Take back *nr* objects that are gone."""

@@ -10,6 +10,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller.account.books import Books
+from kmem_harness.controller.account.holders import top_holders
 from kmem_harness.controller.account.pace import Pace
 from kmem_harness.controller.account.timeline import Timeline
 from kmem_harness.controller.admission.prices import Prices
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from kmem_harness.controller.admission.fault_rules import Injection
     from kmem_harness.controller.admission.restarts import Restarts
     from kmem_harness.controller.audit.audit import Audit
+    from kmem_harness.controller.audit.descriptors import DescriptorPart
     from kmem_harness.controller.audit.looks import Asker
     from kmem_harness.controller.audit.names import NamePart
     from kmem_harness.controller.audit.spaces import SpacePart
@@ -113,6 +115,7 @@ class Box:
         self.tasks: TaskPart | None = None
         self.spaces: SpacePart | None = None
         self.names: NamePart | None = None
+        self.descriptors: DescriptorPart | None = None
         self.user: UserPart | None = None
         self.events: EventFile | None = None
         #: The event file once more, where it takes every charge.
@@ -131,13 +134,19 @@ class Box:
         self.watched = False
         self.ending = False
         self.over = False
+        #: Whether the controller has ended it, for it failed at something.
+        self.given_up = False
         self.notifications = 0
         self.refusals = 0
+        #: Calls of those that the end of the box was about to kill: nobody answers them.
+        self.unanswered = 0
         #: Who refused, and by which counter, beyond the cards that are kept, too.
         self.refusers: dict[str, dict[str, int]] = {}
         self.cards: list[dict[str, Any]] = []
         #: Which new peaks are looked at.
         self.pace = Pace(time.monotonic())
+        #: The highest usage that a look has confirmed, and who held most then.
+        self.peak: dict[str, Any] = {"usage": 0, "holders": []}
         self.timeline = Timeline()
         self._doubts: dict[str, None] = {}
         self._looks = 0
@@ -215,6 +224,14 @@ class Box:
     def is_quick_to_look_at(self) -> bool:
         """Whether a look at all of it keeps nobody waiting."""
         return self.audit is None or self.audit.is_quick
+
+    def note_peak(self) -> None:
+        """Remember who held most, where a look has just confirmed a higher usage than any before."""
+        if self.memcg.kmem.usage > self.peak["usage"]:
+            self._note_peak(self.holders())
+
+    def _note_peak(self, holders: list[dict[str, Any]]) -> None:
+        self.peak = {"usage": self.memcg.kmem.usage, "holders": holders}
 
     def note_usage(self, *, last: bool = False) -> None:
         """Note on the timeline how things stand; called where something rare has happened."""
@@ -333,9 +350,19 @@ class Box:
             "live": {one.name: one.live for one in self.kinds.values() if one.live},
         }
 
+    def holders(self) -> list[dict[str, Any]]:
+        """Name the processes that held most when descriptors were looked at last."""
+        if self.over or self.descriptors is None:
+            return []
+        return top_holders(self.descriptors.held, self.kinds)
+
     def keep(self, card: dict[str, Any]) -> None:
         """Keep a refusal's card: in the report while there is room, in the event file always."""
-        if len(self.cards) < KEPT_CARDS:
+        kept = len(self.cards) < KEPT_CARDS
+        card["holders"] = self.holders() if kept else []
+        if kept:
+            if self.memcg.kmem.usage > self.peak["usage"]:
+                self._note_peak(card["holders"])
             self.cards.append(card)
         if self.events is not None:
             self.events.write({"event": "charge.refused", **card})
@@ -364,7 +391,7 @@ class Box:
             "kinds": {
                 kind.name: kind.report()
                 for kind in self.kinds.values()
-                if kind.charged or kind.refused or kind.name in _ALWAYS_REPORTED
+                if kind.charged or kind.refused or kind.injected or kind.name in _ALWAYS_REPORTED
             },
             "refusals": {
                 "total": self.refusals,
@@ -375,8 +402,12 @@ class Box:
             "notifications": self.notifications,
             "interrupted": self.interrupted,
             "census": {"count": looks, "seconds": round(seconds, 6)},
+            **({"unanswered": self.unanswered} if self.unanswered else {}),
             "partial": [*dict.fromkeys([*self._doubts, *doubts])],
             "events_lost": self.events.lost if self.events else 0,
+            "holders": self.holders(),
+            "peak": self.peak,
+            **({"given_up": True} if self.given_up else {}),
             "timeline": self.timeline.report(self.kinds),
             **({} if self.faults is None else {"faults": self.faults.report()}),
         }
@@ -413,7 +444,7 @@ class Box:
             self._look_seconds += self.audit.seconds
             self._doubts = dict.fromkeys([*self._doubts, *self.audit.doubts()])
             self.audit.close()
-        self.audit = self.tasks = self.spaces = self.names = self.user = None
+        self.audit = self.tasks = self.spaces = self.names = self.descriptors = self.user = None
         self._forks.clear()
 
     def _mode(self) -> str:

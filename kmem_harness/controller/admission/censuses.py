@@ -149,6 +149,7 @@ class Censuses:
         if box.recording is not None:
             took = 0.0  # its next peak is looked at, too
         box.pace.looked(before, box.memcg.kmem.usage, began, now, took, resting)
+        box.note_peak()
 
     def _look(self, box: Box, look: Callable[[Audit], Steps[_T]], otherwise: _T) -> Steps[_T]:
         """Carry out *look*, once nobody else looks at *box*.

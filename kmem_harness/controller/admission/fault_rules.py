@@ -6,6 +6,7 @@ waits on a timer: no other call waits for it.
 
 from __future__ import annotations
 
+import struct
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from kmem_harness.faults.calls import PATH_ARGUMENT
 from kmem_harness.faults.rule import parse_rules
 from kmem_harness.faults.schedule import Schedule
 from kmem_harness.procfs.census import comm_of, tgid_of
-from kmem_harness.procfs.holdings import holdings_of, others_alive
+from kmem_harness.procfs.holdings import holdings_of, is_alive, others_alive
+from kmem_harness.procfs.look_process import LONGEST_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +31,9 @@ __all__ = ["Injection"]
 
 #: The end of a process, trapped for a last look at what it holds.
 _EXIT = "exit_group"
+_WORD = struct.Struct("=Q")
+#: ... and who else was alive is looked at again a while after it: some were only about to end.
+_LOOK_AGAIN_SECONDS = 0.4
 
 
 class Injection:
@@ -41,11 +46,11 @@ class Injection:
         guard: Guard,
         resume: Callable[[Box, Listener, tuple[int, ...]], None],
         on_refusal: Callable[[Box, dict[str, Any]], None],
-        read_text: Callable[[int, int], bytes | None],
+        read_memory: Callable[[int, int, int], bytes | None],
     ) -> None:
         """Compile *rules* for *architecture*.
 
-        *resume* prices a call whose delay is over, *on_refusal* is given each card, *read_text* gives
+        *resume* prices a call whose delay is over, *on_refusal* is given each card, *read_memory* gives
         what ends with a NUL at an address of a thread, or ``None``.
         Raises: FaultRuleError.
         """
@@ -55,7 +60,7 @@ class Injection:
         self._guard = guard
         self._resume = resume
         self._on_refusal = on_refusal
-        self._read_text = read_text
+        self._read_memory = read_memory
         #: The box's first process; the others' ends are not looked at.
         self.target = 0
         self.looks_at_end = False
@@ -96,16 +101,17 @@ class Injection:
                 notification[6:],
                 lambda: comm_of(tid),
                 lambda: self._path(number, notification),
+                lambda: self._argument(number, notification),
             )
             if verdict is not None:
                 carry_out = self._hold if verdict.delay_seconds else self._fail
                 carry_out(box, listener, notification, verdict)
                 return True
         elif number == self._exit and tgid_of(tid) == self.target:
-            self._at_end = {
-                "holds": holdings_of(self.target),
-                "others": others_alive(box.init_pid, self.target),
-            }
+            others = others_alive(box.init_pid, self.target)
+            self._at_end = {"holds": holdings_of(self.target), "others": others}
+            if others:
+                self._guard.call_later(_LOOK_AGAIN_SECONDS, lambda: self._look_again(box))
         narrowed = self._narrowed.get(number)
         if number in box.asked:
             return False
@@ -120,6 +126,12 @@ class Injection:
         """Give the report's ``faults``."""
         at_end = {"at_end": self._at_end} if self.looks_at_end else {}
         return self._schedule.report() | at_end
+
+    def _look_again(self, box: Box) -> None:
+        """Name those alone who have not ended meanwhile, if init still gives them time."""
+        others = others_alive(box.init_pid, self.target)
+        if self._at_end is not None and not box.over and is_alive(box.init_pid):
+            self._at_end["others"] = others
 
     def _hold(
         self, box: Box, listener: Listener, notification: tuple[int, ...], verdict: Verdict
@@ -150,7 +162,7 @@ class Injection:
         box.count_refusal(box.memcg.path, "injected")
         kind = box.kinds.get(name)
         if kind is not None:
-            kind.refused += 1
+            kind.injected += 1
         box.note_usage()
         if caller is None:
             return
@@ -179,9 +191,23 @@ class Injection:
         box.keep(card)
         self._on_refusal(box, card)
 
+    def _argument(self, number: int, notification: tuple[int, ...]) -> str | None:
+        """Give the second word of a command about to be executed; its target may rewrite it."""
+        argument = PATH_ARGUMENT[self._schedule.calls[number].name] + 1
+        words = self._read_memory(notification[1], notification[6 + argument], 2 * _WORD.size)
+        if words is None or len(words) < 2 * _WORD.size:
+            return None
+        (address,) = _WORD.unpack_from(words, _WORD.size)
+        return self._text(notification[1], address) if address else ""
+
     def _path(self, number: int, notification: tuple[int, ...]) -> str | None:
         argument = PATH_ARGUMENT.get(self._schedule.calls[number].name)
         if argument is None:
             return None
-        text = self._read_text(notification[1], notification[6 + argument])
-        return None if text is None else text.decode("utf-8", "surrogateescape")
+        return self._text(notification[1], notification[6 + argument])
+
+    def _text(self, tid: int, address: int) -> str | None:
+        memory = self._read_memory(tid, address, LONGEST_TEXT)
+        if memory is None:
+            return None
+        return memory.partition(b"\0")[0].decode("utf-8", "surrogateescape")

@@ -11,7 +11,6 @@ back only after a census. A call is refused only after a census that began after
 from __future__ import annotations
 
 import time
-from errno import ENOMEM
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller.admission.censuses import Censuses
@@ -137,8 +136,9 @@ def _is_answered(
     That is a call of a box that ends, what fault rules decide, and what others are asked about.
     """
     if box.ending:
-        # Teardown: nothing new may be made. Not a refusal, for no limit was met.
-        listener.deny(notification[0], ENOMEM)
+        # Nothing new may be made, and whoever asks is about to be killed: an error would only make it
+        # complain. Not a refusal, for no limit was met.
+        box.unanswered += 1
         return True
     if box.faults is not None and box.faults.answers(box, listener, notification, judged=judged):
         return True

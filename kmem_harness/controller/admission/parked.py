@@ -8,7 +8,6 @@ call is charged and answered, or refused, or parked for another decision.
 from __future__ import annotations
 
 import time
-from errno import ENOMEM
 from typing import TYPE_CHECKING, Any
 
 from kmem_harness.controller.account.pace import PEAK_PARTS
@@ -130,7 +129,7 @@ class Decisions:
         # A census may find more than was charged, as page tables that grew.
         was_over, over = bool(over), [] if box.observe else all_over(box, nbytes)
         if box.ending:
-            call.listener.deny(call.id, ENOMEM)
+            box.unanswered += 1  # as in the gate
         elif not over:
             self._let_run(call)
         elif not was_over or not (too_late or (sure and self._is_certain(over, nbytes))):
@@ -178,10 +177,15 @@ class Decisions:
         if not listener.is_waiting(call.id):
             return
         box.withdraw()
+        # The kernel leaves peaks below the counter that refuses, of a charge that never was (K4): then a
+        # child's is above its parent's.
+        peaks = [counter.max_usage for counter in box.counters]
         refusal = box.memcg.try_charge(charge.nbytes)
         if refusal is None:
             message = f"{box.memcg.path} had no room for {charge.nbytes} bytes and took them"
             raise AccountingError(message)
+        for counter, peak in zip(box.counters, peaks, strict=True):
+            counter.max_usage = peak
         caller = box.caller(call.tid)
         if listener.deny(call.id, charge.parts[0][0].errno):
             card = box.refused(charge, refusal.counter, caller)

@@ -54,7 +54,7 @@ def begin_audit(
     ):
         included = {name: kind.included for name, kind in kinds.items() if kind.included}
         box.spaces = SpacePart(processes, outside, included, bounded=not box.observe)
-        descriptors = DescriptorPart(processes, box.spaces)
+        descriptors = box.descriptors = DescriptorPart(processes, box.spaces)
         descriptors.leave_out_what_is_there()
         parts += [box.spaces, descriptors]
     names = families(kinds)

@@ -38,10 +38,14 @@ class SpacePart:
         self._outside = outside
         self._spaces = AddressSpaces(included)
         self._bounded = bounded
+        #: Mappings that no call was charged for.
+        self._found = 0
         self._failed = 0
 
-    def look(self) -> Steps[Sum]:
+    def look(self, books: Books) -> Steps[Sum]:
         """Sum up the address spaces as they are now."""
+        vma = books.kinds.get("vma")
+        self._spaces.mapped = 0 if vma is None else vma.charged - self._found
         return (yield from self._spaces.sum((yield from self._processes.list())))
 
     def table_grew(self, pid: int) -> None:
@@ -54,7 +58,7 @@ class SpacePart:
 
     def count(self, books: Books) -> Steps[None]:
         """See :class:`Part`."""
-        total = yield from self.look()
+        total = yield from self.look(books)
         if not total.complete:
             self._failed += 1
             return
@@ -71,7 +75,9 @@ class SpacePart:
         for name in _GROWING:
             kind = kinds.get(name)
             if kind is not None:
+                before = kind.charged
                 books.observe(kind, total.kinds[name], bounded=self._bounded)
+                self._found += kind.charged - before if name == "vma" else 0
 
     def potential(self, books: Books) -> int:
         """See :class:`Part`."""

@@ -44,7 +44,7 @@ from kmem_harness.procfs.entrants import (
     newcomer,
     pid_inside,
 )
-from kmem_harness.procfs.look_process import LONGEST_TEXT, READ_MEMORY, Request
+from kmem_harness.procfs.look_process import READ_MEMORY, Request
 from kmem_harness.procfs.processes import BoxProcesses
 from kmem_harness.procfs.readable import is_readable
 
@@ -151,7 +151,7 @@ class Boxes:
                 guard,
                 self._resume,
                 self._on_refusal,
-                lambda tid, address: self._read_text(box, tid, address),
+                lambda *where: self._read_memory(box, *where),
             )
             box.faults.looks_at_end = bool(request.get("look_at_end"))
         filtered = bounded or box.faults is not None
@@ -372,12 +372,12 @@ class Boxes:
         """Serve a call that a fault rule has held until now."""
         self._serve(box, listener, held, judged=True)
 
-    def _read_text(self, box: Box, tid: int, address: int) -> bytes | None:
+    def _read_memory(self, box: Box, tid: int, address: int, length: int) -> bytes | None:
         """Read what a box keeps at an address, unless that takes long."""
         if box.asker is None:
             return None
-        seen = self._looks.look(box.asker, Request(READ_MEMORY, tid, address, LONGEST_TEXT))
-        return seen.text.partition(b"\0")[0] if seen is not None and not seen.error else None
+        seen = self._looks.look(box.asker, Request(READ_MEMORY, tid, address, length))
+        return seen.text if seen is not None and not seen.error else None
 
     def _go_on(self, box: Box, listener: Listener, watched: tuple[int, ...]) -> None:
         """Serve a call that has waited for a look at its name."""
@@ -405,6 +405,7 @@ class Boxes:
         import traceback  # noqa: PLC0415 - it takes long to import, and is for mistakes alone
 
         traceback.print_exception(error)
+        box.given_up = True
         box.doubt(f"ended by its controller, which failed {where}: {error!r}")
         # Whatever was looked at, it is not looked at again: that could fail as often.
         box.end_audit()

@@ -17,6 +17,7 @@
  *	uid_map=, gid_map=TEXT	  for isolation=user
  *	nproc=N			  RLIMIT_NPROC of COMMAND
  *	cgroup=DIR		  init enters DIR/box; the guard removes DIR at the end
+ *	grace=MS		  once COMMAND has ended, others may take so long to end
  *
  * Without COMMAND the box is set up and left at once: a probe.
  * Exit status: COMMAND's, 128+N after signal N, 125 when a step of ours failed.
@@ -47,7 +48,7 @@
 
 #include "command.h"
 
-enum { EXIT_INIT = 125, MAX_TIES = 8 };
+enum { EXIT_INIT = 125, MAX_TIES = 8, GRACE_STEP_MS = 5 };
 
 enum status_kind {
 	STATUS_INIT = 1,
@@ -56,6 +57,7 @@ enum status_kind {
 	STATUS_FAILED = 4,
 	STATUS_READY = 5,	/* the box is set up, COMMAND is next; its System V counts ride along */
 	STATUS_REFUSED = 6,	/* so many forks the cgroup has refused */
+	STATUS_LEFT = 7,		/* others still ran when their grace was over */
 };
 
 /* One message on the status pipe; small enough that the pipe keeps it whole. */
@@ -72,7 +74,7 @@ enum isolation { ISOLATION_USER, ISOLATION_PID, ISOLATION_NONE };
 struct options {
 	enum isolation isolation;
 	int own_session;
-	int status, leash, nproc;
+	int status, leash, nproc, grace;
 	int ties[MAX_TIES], nr_ties;
 	const char *uid_map, *gid_map, *cgroup;
 	char **words, **command;
@@ -174,6 +176,8 @@ static void parse(int argc, char **argv)
 			options.nproc = number(value);
 		else if (is_key(argv[at], "cgroup", &value))
 			options.cgroup = value;
+		else if (is_key(argv[at], "grace", &value))
+			options.grace = number(value);
 		else {
 			errno = EINVAL;
 			fail("read options");
@@ -498,21 +502,25 @@ static void close_cgroups(void)
 		flags = mount_flags(row.options);
 		if (anew) {
 			/* Where one cannot be had anew, none is better than the host's. */
-			if (umount2(row.point, MNT_DETACH) < 0)
+			if (umount2(row.point, MNT_DETACH) < 0) {
+				if (errno == EINVAL || errno == ENOENT)
+					continue;	/* it went with one above it */
 				fail("unmount cgroups");
+			}
 			row.super_options += !strncmp(row.super_options, "rw", 2) ||
 					     !strncmp(row.super_options, "ro", 2) ? 2 : 0;
 			row.super_options += *row.super_options == ',';
 			if (mount(row.source, row.point, row.type, flags, row.super_options) < 0)
 				continue;
 		}
-		if (mount(NULL, row.point, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, NULL) < 0)
+		if (mount(NULL, row.point, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, NULL) < 0 &&
+		    errno != EINVAL && errno != ENOENT)	/* hidden below another mount: out of reach, too */
 			fail("close cgroups");
 	}
 }
 
-/* Who may see whom in the /proc that is there holds in the new one, too. */
-static const char *proc_options(void)
+/* Who may see whom in the /proc that is there, and what may be done in it, holds in the new one, too. */
+static const char *proc_options(unsigned long *flags)
 {
 	static char found[128];
 	char *at = mount_table, *rest = NULL;
@@ -524,6 +532,7 @@ static const char *proc_options(void)
 		if (!row.super_options || strcmp(row.point, "/proc") || strcmp(row.type, "proc"))
 			continue;
 		found[0] = '\0';
+		*flags = mount_flags(row.options);
 		for (char *word = strtok_r(row.super_options, ",", &rest); word;
 		     word = strtok_r(NULL, ",", &rest)) {
 			if (strncmp(word, "hidepid=", 8) && strncmp(word, "gid=", 4))
@@ -540,7 +549,8 @@ static const char *proc_options(void)
 
 static void own_proc(void)
 {
-	const char *as_before = proc_options();
+	unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+	const char *as_before = proc_options(&flags);
 
 	/*
 	 * Mounts of ours must not reach the host.  In a chroot "/" need not be a mount
@@ -550,7 +560,7 @@ static void own_proc(void)
 	    mount(NULL, "/proc", NULL, MS_PRIVATE, NULL) < 0)
 		fail("make mounts private");
 	close_cgroups();
-	if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, as_before) < 0)
+	if (mount("proc", "/proc", "proc", flags, as_before) < 0)
 		fail("mount /proc");
 }
 
@@ -688,6 +698,28 @@ static int reap_until(pid_t awaited, int *status)
 	return 0;
 }
 
+/*
+ * Some are about to end and cannot know it yet: a helper whose pipe has just been closed by COMMAND's end.
+ * Returns whether any are left.  Time is counted in polls: init has no clock once it is locked.
+ */
+static int outlast_grace(struct pollfd wait[2])
+{
+	int left = options.grace;
+
+	for (;;) {
+		pid_t reaped;
+
+		while ((reaped = waitpid(-1, NULL, WNOHANG)) > 0)
+			;
+		if (reaped < 0 && errno == ECHILD)
+			return 0;
+		if (left <= 0 || wait[1].revents)
+			return 1;
+		left -= poll(wait, 2, GRACE_STEP_MS) > 0 ? 1 : GRACE_STEP_MS;
+		drain(wait[0].fd);
+	}
+}
+
 static int exit_code(int status)
 {
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
@@ -817,6 +849,8 @@ static _Noreturn void run_init(int guard, int signals)
 			report(STATUS_EXITED, WEXITSTATUS(status), NULL);
 		else
 			report(STATUS_SIGNALED, WTERMSIG(status), NULL);
+		if (options.grace && outlast_grace(wait))
+			report(STATUS_LEFT, 0, NULL);
 		break;
 	}
 	/* As pid 1 our exit takes all others along; as a subreaper we see to it. */

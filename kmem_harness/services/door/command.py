@@ -51,6 +51,11 @@ def services() -> None:
     type=click.Path(file_okay=False),
     help="Where services keep run, lib, cache, log and etc (default: a folder that is removed).",
 )
+@click.option(
+    "--host-directories",
+    is_flag=True,
+    help="Let services keep them where systemd would: /run, /var/lib, and so on.",
+)
 @click.option("--kernel", metavar="PROFILE", default=DEFAULT_PROFILE, show_default=True)
 @click.option("--costs", metavar="FILE.toml", help="Cost table to use instead of the profile's.")
 @click.option("--isolation", type=click.Choice(["user", "pid", "none"]))
@@ -101,7 +106,20 @@ def run(
     metavar="S",
     help="How long it may take from its start until it serves.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="How often a limit is tried on the way; it is too small if it fails once.",
+)
+@click.option(
+    "--confirm",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="How often the limit that is found has to hold in the end.",
+)
 @click.option("--resolution", type=click.IntRange(4096), default=4096, show_default=True)
 @click.option(
     "-p",
@@ -110,6 +128,11 @@ def run(
     multiple=True,
     type=_property,
     help="Set KEY on top of the unit's files; {port} stands for a free port.",
+)
+@click.option(
+    "--host-directories",
+    is_flag=True,
+    help="Let services keep them where systemd would: /run, /var/lib, and so on.",
 )
 @click.option("--kernel", metavar="PROFILE", default=DEFAULT_PROFILE, show_default=True)
 @click.option("--costs", metavar="FILE.toml", help="Cost table to use instead of the profile's.")
@@ -123,6 +146,7 @@ def limit(
     costs: str | None,
     isolation: str | None,
     *,
+    host_directories: bool,
     as_json: bool,
     quiet: bool,
     **asked: Any,
@@ -134,12 +158,13 @@ def limit(
     """
     from kmem_harness.harness import Harness
     from kmem_harness.services.door.limit import Question, find_limit
-    from kmem_harness.services.door.run import Options, isolation_for
+    from kmem_harness.services.door.run import Options
     from kmem_harness.services.door.view import show_limit
 
     unit = unit if "/" in unit else completed(unit)
-    question = Question(unit, options=Options(properties=properties), **asked)
-    with Harness(kernel, costs, isolation_for(isolation)) as harness:
+    options = Options(properties=properties, host_directories=host_directories)
+    question = Question(unit, options=options, **asked)
+    with Harness(kernel, costs, isolation) as harness:
         tell = (lambda _: None) if quiet else (lambda line: click.echo(line, err=True))
         found = find_limit(harness, question, tell)
     if as_json:
@@ -166,7 +191,7 @@ def status(units: tuple[str, ...], *, as_json: bool) -> None:
     """Show the units of a running instance of yours."""
     from rich.console import Console
 
-    from kmem_harness.services.door.view import table_of
+    from kmem_harness.services.door.view import show_hints, table_of
 
     answer = ask_running("status", units=list(units))
     if as_json:
@@ -174,6 +199,7 @@ def status(units: tuple[str, ...], *, as_json: bool) -> None:
         return
     console = Console(highlight=False)
     console.print(table_of(answer["units"]))
+    show_hints(console, answer["units"])
     for unit in answer["units"] if units else ():
         for line in unit["lines"]:
             console.print(f"{unit['unit']}  {line}", markup=False, soft_wrap=True)

@@ -55,7 +55,9 @@ class Question:
     health: str
     within: float = 10.0
     port: int | None = None
+    #: How often each limit is tried on the way, and the one that is found in the end.
     repeats: int = 3
+    confirm: int = 10
     resolution: int = _PAGE
     options: Options = field(default_factory=Options)
 
@@ -159,26 +161,42 @@ def find_limit(
             "the --health command, or give it longer with --within"
         )
     within = min(question.within, unlimited.seconds * _PATIENCE + _MORE_SECONDS)
-    highest = _top(unlimited.peak)
-    for _ in range(_DOUBLINGS):
-        results: dict[int, Try] = {}
-        search = Search(_PAGE, highest, question.resolution)
+    results: dict[int, Try] = {}
+
+    def holds(limit: int, repeats: int) -> bool:
+        """Say whether the unit serves under *limit* each time: two starts are never quite alike."""
+        for _ in range(repeats):
+            results[limit] = tried(limit, within)
+            if not results[limit].passed:
+                return False
+        return True
+
+    smallest, below = _smallest(question, unlimited.peak, holds)
+    while smallest is not None and not holds(smallest, question.confirm):
+        smallest, below = smallest + question.resolution, smallest
+        if smallest > _top(unlimited.peak) << _DOUBLINGS:
+            smallest = None
+    if smallest is None:
+        last = results[max(results)]
+        raise ConfigurationError(
+            f"{question.unit} serves without a limit, and not under {format_size(last.limit or 0)}: "
+            f"{last.how}; give it longer with --within"
+        )
+    failed = None if below is None else results[below]
+    return Found(question, results[smallest], failed, unlimited, tries)
+
+
+def _smallest(
+    question: Question, peak: int, holds: Callable[[int, int], bool]
+) -> tuple[int | None, int | None]:
+    """Search for the smallest limit that holds; give it, and the largest that did not."""
+    for doubling in range(_DOUBLINGS):
+        search = Search(_PAGE, _top(peak) << doubling, question.resolution)
         while search.value is not None:
-            limit = search.value
-            # Two starts are never quite alike: a limit is enough if it is each time.
-            for _ in range(question.repeats):
-                results[limit] = tried(limit, within)
-                if not results[limit].passed:
-                    break
-            search.learn(passed=results[limit].passed)
+            search.learn(passed=holds(search.value, question.repeats))
         if search.smallest is not None:
-            below = None if search.largest_failed is None else results[search.largest_failed]
-            return Found(question, results[search.smallest], below, unlimited, tries)
-        highest *= 2
-    raise ConfigurationError(
-        f"{question.unit} serves without a limit, and not under {format_size(highest // 2)}: "
-        f"{results[highest // 2].how}; give it longer with --within"
-    )
+            return search.smallest, search.largest_failed
+    return None, None
 
 
 def _top(peak: int) -> int:
@@ -196,7 +214,7 @@ async def _try(harness: Harness, question: Question, limit: int | None, within: 
     ]
     with tempfile.TemporaryDirectory(prefix="kmem-limit-") as folder:
         os.chmod(folder, _EVERYBODY_MAY_PASS)  # a service may run as another user
-        directories = Directories(question.options.directory or folder)
+        directories = Directories(folder, question.options.host_directories)
         plan = load_plan([question.unit], directories, properties)
         journal = Journal()
         manager = Manager(harness, plan, directories, journal)

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 
 __all__ = ["write_services_page"]
 
-_COLUMNS = ("unit", "state", "result", "starts", "kmem limit", "at most", "refused", "description")
+_COLUMNS = (
+    "unit",
+    "state",
+    "result",
+    "starts",
+    "kmem limit",
+    "at most",
+    "refused",
+    "by",
+    "hint",
+    "description",
+)
 
 
 def write_services_page(path: str, report: Mapping[str, Any]) -> None:
@@ -44,6 +55,8 @@ def _rows(report: Mapping[str, Any]) -> list[list[Cell]]:
                 Cell(format_size(limit) if has_memcg and limit >= 0 else "", number=True),
                 Cell(format_size(kmem["max_usage"]) if has_memcg else "", number=True, share=share),
                 Cell(str(refused) if unit["unit"].endswith(".service") else "", number=True),
+                Cell(", ".join(f"{key} {n}" for key, n in unit["refusals"]["by_setting"].items())),
+                Cell(unit["hint"]),
                 Cell(unit["description"]),
             ]
         )

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.core.releases import DEFAULT_PROFILE
 from kmem_harness.harness import Harness
-from kmem_harness.runtimes.local import probe
 from kmem_harness.services.door.control import serve_control
 from kmem_harness.services.door.journal import Journal
 from kmem_harness.services.engine.exec import check_unit
 from kmem_harness.services.engine.manager import Manager
+from kmem_harness.services.engine.passage import Passage
 from kmem_harness.services.engine.plan import Plan, make_plan
 from kmem_harness.services.unitfile.load import Library, read_request
 from kmem_harness.services.unitfile.specifiers import Directories
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from kmem_harness.services.door.journal import Entry
 
-__all__ = ["Options", "isolation_for", "load_plan", "run_services"]
+__all__ = ["Options", "load_plan", "run_services"]
 
 _REFRESH_SECONDS = 0.25
 
@@ -43,6 +43,8 @@ class Options:
     seconds: float | None = None
     #: Where services keep their state, kept; by default a folder that is removed at the end.
     directory: str | None = None
+    #: Keep it where systemd would: /run, /var/lib, and so on.
+    host_directories: bool = False
     kernel: str = DEFAULT_PROFILE
     costs: str | None = None
     isolation: str | None = None
@@ -62,13 +64,6 @@ class View:
 
     def close(self, units: list[dict[str, Any]]) -> None:
         """Show how it ended."""
-
-
-def isolation_for(asked: str | None) -> str | None:
-    """Choose how boxes are kept apart: services that root starts need root's rights to come up."""
-    if asked is None and os.geteuid() == 0 and probe("pid") is None:
-        return "pid"
-    return asked
 
 
 def load_plan(
@@ -105,12 +100,17 @@ def run_services(
     view = view or View()
     # Before a harness is started: what cannot be loaded shall leave nothing running.
     with tempfile.TemporaryDirectory(prefix="kmem-services-") as nowhere:
-        load_plan(arguments, Directories(options.directory or nowhere), options.properties)
-    with Harness(options.kernel, options.costs, isolation_for(options.isolation)) as harness:
-        base = options.directory or os.path.join(harness.controller.directory, "s")
-        directories = Directories(os.path.abspath(base))
-        plan = load_plan(arguments, directories, options.properties)
-        return asyncio.run(_run(harness, plan, directories, options, view))
+        base = options.directory or nowhere
+        load_plan(arguments, Directories(base, options.host_directories), options.properties)
+    with Harness(options.kernel, options.costs, options.isolation) as harness:
+        passage = Passage(harness.controller.directory)
+        base = options.directory or passage.path
+        directories = Directories(os.path.abspath(base), options.host_directories)
+        try:
+            plan = load_plan(arguments, directories, options.properties)
+            return asyncio.run(_run(harness, plan, directories, options, view))
+        finally:
+            passage.close()
 
 
 async def _run(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kmem_harness.services.door.journal import Entry
     from kmem_harness.services.door.limit import Found
 
-__all__ = ["LiveView", "PlainView", "QuietView", "show_limit", "table_of"]
+__all__ = ["LiveView", "PlainView", "QuietView", "show_hints", "show_limit", "table_of"]
 
 _STYLES = {
     **dict.fromkeys(("activating", "reloading", "deactivating"), "yellow"),
@@ -46,7 +46,7 @@ def table_of(units: list[dict[str, Any]], *, live: bool = True) -> Table:
     table.add_column("refused", justify="right")
     table.add_column("starts", justify="right")
     for depth, unit in _as_tree(units):
-        refused = unit["refusals"]["total"]
+        refused = unit["refusals"]["total"] or unit["refusals"]["by_setting"]
         kmem = unit["memcg"]["kmem"]
         is_service = unit["unit"].endswith(".service")
         cells: list[Text | str] = [
@@ -58,7 +58,7 @@ def table_of(units: list[dict[str, Any]], *, live: bool = True) -> Table:
             cells += [str(unit["tasks"]) if is_service else "", bar]
         cells += [
             _peak(kmem) if unit["memcg"]["path"] else "",
-            Text(str(refused), style="bold red" if refused else "dim") if is_service else "",
+            Text(_refused(unit), style="bold red" if refused else "dim") if is_service else "",
             str(unit["starts"]) if is_service else "",
         ]
         table.add_row(*cells)
@@ -89,6 +89,16 @@ def _state(unit: dict[str, Any]) -> str:
     return f"{unit['state']}: {told}" if told else str(unit["state"])
 
 
+def _refused(unit: dict[str, Any]) -> str:
+    """Count the refusals, and say which limit made them where it is not one alone of its own."""
+    by = unit["refusals"]["by_setting"]
+    total = max(unit["refusals"]["total"], sum(by.values()))
+    own = f"X-KmemMax= of {unit['unit']}"
+    if not by or list(by) == [own]:
+        return str(total)
+    return ", ".join(f"{count} by {key}" for key, count in by.items())
+
+
 def _bar(counter: dict[str, int]) -> Text:
     usage, limit = counter["usage"], counter["limit"]
     text = Text(f"{format_size(usage):>7} ")
@@ -105,6 +115,13 @@ def _bar(counter: dict[str, int]) -> Text:
 def _peak(counter: dict[str, int]) -> str:
     peak = format_size(counter["max_usage"])
     return peak if counter["limit"] == UNLIMITED else f"{peak} of {format_size(counter['limit'])}"
+
+
+def show_hints(console: Console, units: list[dict[str, Any]]) -> None:
+    """Say of units that did not serve what there is to know."""
+    for unit in units:
+        if unit["hint"]:
+            console.print(f"{unit['unit']}: {unit['hint']}", markup=False, soft_wrap=True)
 
 
 def show_limit(found: Found) -> str:
@@ -144,6 +161,7 @@ class PlainView(View):
     def close(self, units: list[dict[str, Any]]) -> None:
         """Show how it ended."""
         self.console.print(table_of(units, live=False))
+        show_hints(self.console, units)
 
 
 class QuietView(PlainView):

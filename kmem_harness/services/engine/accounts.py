@@ -17,6 +17,8 @@ _MOST_CARDS = 100
 _ACCOUNT_ONLY = 1 << 62
 #: The kinds that are processes and threads: as forked, after they executed something, and those.
 _TASKS = ("task", "exec", "thread", "zombie")
+#: Counter: the setting of a unit that limits it.
+_SETTINGS = {"kmem": "X-KmemMax=", "memory": "MemoryMax=", "injected": "X-KmemInject="}
 _NOTHING = {"limit": UNLIMITED, "usage": 0, "max_usage": 0, "failcnt": 0}
 
 
@@ -34,9 +36,15 @@ class Account:
     )
     nr_tasks: int = 0
     nr_tasks_peak: int = 0
+    #: Forks that ``TasksMax=`` refused, by the unit that has it: the kernel's own count.
+    tasks_refused: dict[str, int] = field(default_factory=dict)
     #: Of activations that are over, and of the one at hand.
     _past: dict[str, Any] = field(default_factory=_no_refusals)
     _now: dict[str, Any] = field(default_factory=_no_refusals)
+
+    #: Forks that the box's own bound on tasks refused.
+    _past_pids: int = 0
+    _pids: int = 0
 
     def look(self, report: dict[str, Any]) -> bool:
         """Take in the report of a running box; true if a memory limit refused something since."""
@@ -47,6 +55,7 @@ class Account:
         peaks = [kind["live_peak"] for kind in tasks]
         self.nr_tasks_peak = max(self.nr_tasks_peak, self.nr_tasks, *peaks)
         self._now = report["refusals"]
+        self._pids = (report.get("pids") or {}).get("refused") or 0
         return self.nr_refused_by_memory > before
 
     def close(self, report: dict[str, Any]) -> None:
@@ -54,6 +63,8 @@ class Account:
         self.look(report)
         self._past = {"total": self.nr_refused, "cards": self.cards, "by": self.refused_by()}
         self._now = _no_refusals()
+        self._past_pids += self._pids
+        self._pids = 0
         self.nr_tasks = 0
 
     def take_counters(self, counters: dict[str, Any]) -> None:
@@ -95,7 +106,25 @@ class Account:
             "total": self.nr_refused,
             "first": cards[0] if cards else None,
             "by": {memcg: sum(counts.values()) for memcg, counts in self.refused_by().items()},
+            "by_setting": self.refused_by_setting(),
         }
+
+    def refused_by_setting(self) -> dict[str, int]:
+        """Count refusals by the setting they are due to: ``X-KmemMax= of a.service``."""
+        found: dict[str, int] = {}
+        for memcg, counts in self.refused_by().items():
+            for counter, count in counts.items():
+                key = (
+                    f"{_SETTINGS.get(counter, counter)} of {memcg.rpartition('/')[2] or '-.slice'}"
+                )
+                found[key] = found.get(key, 0) + count
+        own = self.path.rpartition("/")[2]
+        bounds = [(own, self._past_pids + self._pids), *self.tasks_refused.items()]
+        for unit, count in bounds:
+            if count:
+                key = f"TasksMax= of {unit}"
+                found[key] = found.get(key, 0) + count
+        return found
 
 
 def set_memcg_limit(memcg: MemcgHandle, counter: str, nbytes: int, *, made_now: bool) -> None:

@@ -275,7 +275,11 @@ def _set_nice(order: dict) -> None:  # type: ignore[type-arg]
 
 def _set_oom_score(order: dict) -> None:  # type: ignore[type-arg]
     if order["oom_score"] is not None:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        # Where we may not, we are in a container, and systemd goes on, too.
+        with (
+            suppress(PermissionError),
+            open("/proc/self/oom_score_adj", "w", encoding="ascii") as file,
+        ):
             file.write(str(order["oom_score"]))
 
 

@@ -32,9 +32,11 @@ __all__ = ["Job", "Jobs", "Pending", "Subject"]
 
 _UP = ("active", "reloading")
 _OVER = ("inactive", "failed")
+_DOWN = (*_OVER, "deactivating")
 #: How often a unit is started or stopped for a rule that always holds. Units: seconds.
 #: Source: auto_start_stop_ratelimit.
 _STEADY_INTERVAL, _STEADY_BURST = 10.0, 16
+_LEFT_ALONE = "what it is bound to is not active"
 
 
 class Pending(Enum):
@@ -191,10 +193,8 @@ class Jobs:
         self._kicked = False
         tried: set[int] = set()
         while True:
-            # What is verified comes first: who depends on it shall not have begun.
-            waiting = sorted(
-                (job for job in self._jobs.values() if not job.running and id(job) not in tried),
-                key=lambda job: job.type is not JobType.VERIFY_ACTIVE,
+            waiting = (
+                job for job in self._jobs.values() if not job.running and id(job) not in tried
             )
             job = next((one for one in waiting if not self._waits(one)), None)
             if job is None:
@@ -206,7 +206,13 @@ class Jobs:
         self._settled()
 
     def _waits(self, job: Job) -> bool:
+        """Say whether a job has to wait for another unit's."""
         mine = self.relations.after[job.unit]
+        if job.type is JobType.START and any(
+            self.queued(one) is JobType.VERIFY_ACTIVE and job.unit not in self.relations.after[one]
+            for one in self.related(job.unit, Atom.PULL_IN_VERIFY)
+        ):
+            return True  # without an order, too: who depends on it shall not have begun
         return any(
             must_wait(job.type, other.type, is_after=is_after)
             for other in self._jobs.values()
@@ -260,8 +266,12 @@ class Jobs:
         unexpected = job is None or self._job_sees(job, now, reload_failed=reload_failed)
         if self.propagates:
             was_up = before in (*_UP, "activating")
-            if unexpected and was_up and now in (*_OVER, "deactivating"):
-                self._ask(JobType.STOP, self.related(unit, Atom.STOP_ON_UNEXPECTED_STOP))
+            if unexpected and was_up and now in _DOWN:
+                bound = self.related(unit, Atom.STOP_ON_UNEXPECTED_STOP)
+                up = [
+                    one for one in bound if one in self.subjects and self.active(one) not in _DOWN
+                ]
+                self._ask(JobType.STOP, up)
             if now != before and not will_restart:
                 self._trigger(unit, before, now)
         self._kick()
@@ -348,15 +358,16 @@ class Jobs:
 
     def _keep_steady(self) -> None:
         """Start what an active unit upholds, stop what nobody needs, or what is not without another."""
-        for unit, subject in self.subjects.items():
-            if unit in self._jobs:
-                continue
-            if subject.active in _OVER and self._is_upheld(unit):
-                self._steadily(unit, JobType.START, "an active unit upholds it")
-            elif subject.active in _UP and self._is_unneeded(unit):
-                self._steadily(unit, JobType.STOP, "no unit needs it any more", JobMode.FAIL)
-            elif subject.active in _UP and self._is_left_alone(unit):
-                self._steadily(unit, JobType.STOP, "what it is bound to is not active")
+        rules = (
+            (_OVER, self._is_upheld, JobType.START, "an active unit upholds it", JobMode.REPLACE),
+            (_UP, self._is_left_alone, JobType.STOP, _LEFT_ALONE, JobMode.REPLACE),
+            (_UP, self._is_unneeded, JobType.STOP, "no unit needs it any more", JobMode.FAIL),
+        )
+        # In systemd's order: what is upheld is needed by then.
+        for states, holds, job, why, mode in rules:
+            for unit, subject in self.subjects.items():
+                if unit not in self._jobs and subject.active in states and holds(unit):
+                    self._steadily(unit, job, why, mode)
 
     def _is_upheld(self, unit: str) -> bool:
         return any(
@@ -376,7 +387,7 @@ class Jobs:
             for other in self.related(unit, Atom.CANNOT_BE_ACTIVE_WITHOUT)
         )
 
-    def _steadily(self, unit: str, job: JobType, why: str, mode: JobMode = JobMode.REPLACE) -> None:
+    def _steadily(self, unit: str, job: JobType, why: str, mode: JobMode) -> None:
         now = asyncio.get_running_loop().time()
         times = self._steadied.setdefault(unit, deque(maxlen=_STEADY_BURST))
         if len(times) == _STEADY_BURST and now - times[0] < _STEADY_INTERVAL:

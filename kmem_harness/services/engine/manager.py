@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,9 +18,11 @@ from kmem_harness.controller.owner.client import ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.services.engine.jobs import Jobs
 from kmem_harness.services.engine.member import Member
+from kmem_harness.services.engine.passage import Passage
 from kmem_harness.services.engine.rules import JobMode, JobResult, JobType
 from kmem_harness.services.engine.service import Service
 from kmem_harness.services.engine.states import Result, State
+from kmem_harness.services.engine.task_bounds import TaskBounds
 from kmem_harness.services.engine.transaction import TransactionError
 from kmem_harness.services.unitfile.names import completed
 from kmem_harness.services.unitfile.unit import apply_property
@@ -40,7 +41,6 @@ __all__ = ["Manager"]
 
 REPORT_VERSION = 1
 _LOOK_SECONDS = 0.25
-_EVERYBODY_MAY_PASS = 0o711
 
 
 #: Why a unit did not start, by the result of its job, where the unit itself has not failed.
@@ -87,10 +87,9 @@ class Manager:
         self._notify_numbers = itertools.count(1)
         self._notify_paths: dict[str, str] = {}
         self._began = asyncio.get_running_loop().time()
-        for folder in (f"{harness.controller.directory}/s", directories.base):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        if os.geteuid() == 0:  # a service that runs as another user has to get there
-            os.chmod(harness.controller.directory, _EVERYBODY_MAY_PASS)
+        self._passage = Passage(harness.controller.directory)
+        self._bounds = TaskBounds(plan.units)
+        Path(directories.base).mkdir(parents=True, exist_ok=True)
         for name in plan.in_order():
             member = self.members[name] = Member.make(plan.units[name], harness)
             if member.memcg is not None and member.unit.service is not None:
@@ -104,7 +103,7 @@ class Manager:
         """Choose a short path: a socket's address holds 107 bytes."""
         if unit.text not in self._notify_paths:
             number = next(self._notify_numbers)
-            self._notify_paths[unit.text] = f"{self.harness.controller.directory}/s/n{number}"
+            self._notify_paths[unit.text] = f"{self._passage.path}/n{number}"
         return self._notify_paths[unit.text]
 
     def faults_of(self, unit: Unit) -> list[str]:
@@ -127,6 +126,16 @@ class Manager:
     def queued(self, unit: str) -> JobType | None:
         """Give the job that a unit has."""
         return self._jobs.queued(unit)
+
+    def is_bound_above(self, unit: Unit) -> bool:
+        """Say whether its slices bound its tasks, together with its own ``TasksMax=``."""
+        return self._bounds.has(unit.text)
+
+    def bound_tasks(self, unit: Unit) -> None:
+        """Put what runs in the unit's memcg under the task bounds of its slices."""
+        memcg = self.members[unit.text].memcg
+        if memcg is not None:
+            self._bounds.enter(unit.text, map(int, memcg.read("cgroup.procs").split()))
 
     def start_again(self, unit: str) -> bool:
         """Queue a restart for ``Restart=``; false if that cannot be."""
@@ -190,6 +199,8 @@ class Manager:
                 if memcg is not None:
                     with suppress(OSError):  # somebody else's boxes are in it
                         memcg.remove()
+        self._bounds.close()
+        self._passage.close()
 
     # -- the whole -------------------------------------------------------------------------
 
@@ -355,6 +366,7 @@ class Manager:
     async def look(self) -> None:
         """Bring all figures up to date. Raises: ControllerDiedError."""
         for name, member in list(self.members.items()):
+            member.account.tasks_refused = self._bounds.refused(name)
             told = await member.look(self.harness.controller)
             if told is not None:
                 self.log(name, told, own=True)

@@ -11,6 +11,7 @@ from kmem_harness.controller.owner.client import ControllerDiedError
 from kmem_harness.core.errors import ConfigurationError
 from kmem_harness.services.engine.accounts import Account, set_memcg_limit
 from kmem_harness.services.engine.conditions import first_unmet
+from kmem_harness.services.engine.hints import hint_for
 from kmem_harness.services.engine.rules import JobResult
 from kmem_harness.services.engine.states import Result, State
 from kmem_harness.services.unitfile.names import slice_path
@@ -169,7 +170,7 @@ class Member:
 
     def describe(self) -> dict[str, Any]:
         """Say all about it, JSON-ready. Units: bytes."""
-        service = self.service
+        service, refusals = self.service, self.account.refusals()
         return {
             "unit": self.unit.text,
             "description": self.unit.unit.description,
@@ -185,7 +186,8 @@ class Member:
             "tasks": self.account.nr_tasks,
             "tasks_peak": self.account.nr_tasks_peak,
             "memcg": {"path": self.account.path, **self.account.counters},
-            "refusals": self.account.refusals(),
+            "refusals": refusals,
+            "hint": hint_for(service, refusals) if service else "",
             "not_emulated": [
                 {
                     "place": str(one.assignment.place),

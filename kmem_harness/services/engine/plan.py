@@ -57,8 +57,10 @@ class Plan:
         return list(found)
 
 
-def make_plan(library: Library, names: Iterable[str]) -> Plan:
+def make_plan(library: Library, names: Iterable[str], at_hand: Iterable[str] = ()) -> Plan:
     """Load *names* and all they pull in, and put them in order.
+
+    Those *at_hand* are loaded, too, and started only when something asks for them.
 
     Raises: ConfigurationError for a file that cannot be used, a required unit that is not there,
     and what cannot be started together: conflicts, and circles of order, naming the units.
@@ -67,8 +69,9 @@ def make_plan(library: Library, names: Iterable[str]) -> Plan:
     plan.asked = list(dict.fromkeys(library.load(name).text for name in names))
     _pull(plan, library, plan.asked)
     wanted = set(plan.units)
-    while at_hand := _at_hand(plan, library):
-        _pull(plan, library, at_hand)
+    _pull(plan, library, at_hand)
+    while reactions := _at_hand(plan, library):
+        _pull(plan, library, reactions)
     plan.on_demand = {n for n in plan.units.keys() - wanted if not n.endswith(".slice")}
     for unit in plan.units.values():
         for relation in PROPAGATION:

@@ -119,6 +119,10 @@ class Processes:
             return self.nobody_left
         return self.nobody_left or all(one.ending for one in self.known.values())
 
+    async def catch_up(self) -> None:
+        """Have all that has happened in the box told: ends are told one by one, and then "empty"."""
+        await self.cell.ask("list")
+
     def take(self, event: Mapping[str, Any]) -> None:
         """Take in what became of a process."""
         kind = event["event"]

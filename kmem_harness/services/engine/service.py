@@ -64,6 +64,12 @@ class World(Protocol):
     def queued(self, unit: str) -> JobType | None:
         """Give the job that the unit has."""
 
+    def bound_tasks(self, unit: Unit) -> None:
+        """Put what runs in the unit's memcg under the task bounds of its slices, if there are any."""
+
+    def is_bound_above(self, unit: Unit) -> bool:
+        """Say whether its slices bound its tasks, together with its own ``TasksMax=``."""
+
     def start_again(self, unit: str) -> bool:
         """Queue a restart for ``Restart=``; false if that cannot be."""
 
@@ -92,6 +98,10 @@ class Service:
         self.status_text = ""
         self.main_ending: Ending | None = None
         self.cell: Cell | None = None
+        #: How long the last activation lasted, and whether it ended by itself. Units: seconds.
+        self.lasted: float | None = None
+        self.ended_by_itself = False
+        self._began = 0.0
         self._settings = unit.service
         self._world = world
         self._limit = StartLimit(unit.unit.start_limit_interval, unit.unit.start_limit_burst)
@@ -155,6 +165,7 @@ class Service:
         self._stop_asked = False
         self.result = Result.SUCCESS
         self.nr_starts += 1
+        self._began, self.lasted = now(), None
         self._life = asyncio.create_task(self._live(), name=f"service {self.unit.text}")
         self.enter(State.CONDITION)
         return Pending.UNDER_WAY
@@ -227,6 +238,7 @@ class Service:
 
     def _over(self) -> None:
         """Be down, for good or until Restart= starts it again."""
+        self.lasted, self.ended_by_itself = now() - self._began, not self._stop_asked
         again = not self._stop_asked and shall_restart(
             self._settings, self.result, self.main_ending
         )
@@ -267,7 +279,8 @@ class Service:
         self.main_ending = None
         self.status_text = ""
         notify = self._world.notify_path(self.unit) if notify_access(self.unit) != "none" else ""
-        tasks = self.unit.limits.tasks_max
+        above = self._world.is_bound_above(self.unit)
+        tasks = NO_LIMIT if above else self.unit.limits.tasks_max
         activation = self._activation = Activation(self, notify)
         try:
             make_directories(self._settings, self.directories)
@@ -285,6 +298,8 @@ class Service:
             self._activation = None
             self.result = Result.RESOURCES
             return
+        if above:
+            self._world.bound_tasks(self.unit)
         lines = Lines(self.cell.output, lambda line: self._world.log(self.unit.text, line))
         try:
             await activation.run(self.cell)

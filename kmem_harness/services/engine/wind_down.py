@@ -63,6 +63,8 @@ async def _end(steps: Steps, state: State, number: int, seconds: float) -> None:
     """Send a signal to whom KillMode= says, and wait for them; then kill them."""
     settings, processes = steps.settings, steps.processes
     final = state is State.FINAL_SIGTERM
+    if not processes.are_gone(everyone=final):
+        await processes.catch_up()
     if processes.are_gone(everyone=final) or settings.kill_mode == "none":
         return
     steps.owner.enter(state)

@@ -29,35 +29,40 @@ class Directories:
     """Where services keep things: a tree of our own below *base*, in place of the host's.
 
     So an ordinary user can run a unit with ``RuntimeDirectory=`` and its like, and nothing is left
-    on the host.
+    on the host. With *of_host* they are the host's after all, for units whose programs have those
+    written down elsewhere, too; *base* then holds nothing of theirs.
     """
 
     base: str
+    of_host: bool = False
 
     @property
     def runtime(self) -> str:
-        """In place of ``/run``."""
-        return f"{self.base}/run"
+        """``/run``, or what stands for it."""
+        return self._at("run", "/run")
 
     @property
     def state(self) -> str:
-        """In place of ``/var/lib``."""
-        return f"{self.base}/lib"
+        """``/var/lib``, or what stands for it."""
+        return self._at("lib", "/var/lib")
 
     @property
     def cache(self) -> str:
-        """In place of ``/var/cache``."""
-        return f"{self.base}/cache"
+        """``/var/cache``, or what stands for it."""
+        return self._at("cache", "/var/cache")
 
     @property
     def logs(self) -> str:
-        """In place of ``/var/log``."""
-        return f"{self.base}/log"
+        """``/var/log``, or what stands for it."""
+        return self._at("log", "/var/log")
 
     @property
     def configuration(self) -> str:
-        """In place of ``/etc``."""
-        return f"{self.base}/etc"
+        """``/etc``, or what stands for it."""
+        return self._at("etc", "/etc")
+
+    def _at(self, own: str, host: str) -> str:
+        return host if self.of_host else f"{self.base}/{own}"
 
 
 def user_named(name: str | None) -> pwd.struct_passwd:

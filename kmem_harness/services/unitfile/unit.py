@@ -268,8 +268,8 @@ def _why_not_whole(unit: Unit, assignment: Assignment) -> str:
         return _PARTIAL[key, value]
     if unit.text == "-.slice" and assignment.section == "Slice":
         return "the root has no limits"
-    if key == "TasksMax" and unit.name.type == "slice":
-        return "no bound over several boxes can be had"
+    if key == "TasksMax" and unit.name.type == "slice" and os.geteuid() != 0:
+        return "a bound over several boxes needs root and a pids cgroup"
     if key in ("User", "Group", "SupplementaryGroups") and os.geteuid() != 0 and value:
         own = _is_own_user(value) if key == "User" else False
         return "" if own else "only root can change user; it runs as you"

@@ -46,7 +46,17 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_limit_when_found_then_it_holds_and_one_page_less_does_not(tmp_path, unit, capsys):
-    given = ("-p", "web:Environment=PORT={port}", "--repeats", "1", "--health", HEALTH, "--json")
+    given = (
+        "-p",
+        "web:Environment=PORT={port}",
+        "--repeats",
+        "1",
+        "--confirm",
+        "2",
+        "--health",
+        HEALTH,
+        "--json",
+    )
     code, out, err = run(capsys, str(unit), *given)
     assert code == 0
     found = json.loads(out)

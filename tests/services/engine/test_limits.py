@@ -7,6 +7,7 @@ import errno
 import pytest
 
 from kmem_harness.core.errors import ConfigurationError
+from kmem_harness.services.engine.task_bounds import pids_hierarchy
 from tests.support.task_bound import shares_its_task_bound
 
 #: What a forked process costs in kernel 5.10.
@@ -169,3 +170,75 @@ def test_faults_when_injected_then_the_service_meets_them_and_its_slices_too(sta
     assert found["a.service"]["refusals"]["first"]["counter"] == "injected"
     assert found["b.service"]["refusals"]["first"]["errno"] == "ENOMEM"
     assert not any(line == "no" for name in ("a", "b") for line in stage.lines(f"{name}.service"))
+
+
+#: Forks until it is refused, and says how that was.
+COUNTER = (
+    "/usr/bin/env python3 -c 'import os, time\\n"
+    "made = 0\\n"
+    "try:\\n  while made < 50:\\n    if os.fork() == 0: time.sleep(60)\\n    made += 1\\n"
+    "except OSError as error: print(made, error.errno, flush=True)\\n"
+    "time.sleep(60)'"
+)
+
+
+@pytest.mark.skipif(pids_hierarchy() is None, reason="a slice's bound needs root and pids cgroups")
+def test_tasks_max_of_a_slice_when_met_then_all_its_services_share_it_and_it_is_told(stage):
+    async def script(stage):
+        await stage.until(lambda: stage.lines("a.service") and stage.lines("b.service"))
+        await stage.manager.look()
+
+    found = stage.play(
+        {
+            "x.slice": "[Slice]\nTasksMax=12\n",
+            "a.service": f"Slice=x.slice\nExecStart={COUNTER}\n",
+            "b.service": f"Slice=x.slice\nTasksMax=4\nExecStart={COUNTER}\n",
+        },
+        script,
+    )
+    made = {name: stage.lines(f"{name}.service")[0].split() for name in "ab"}
+    assert {row[1] for row in made.values()} == {str(errno.EAGAIN)}
+    assert sum(int(row[0]) for row in made.values()) + 2 <= 12
+    assert int(made["b"][0]) <= 3
+    told = {key for name in "ab" for key in found[f"{name}.service"]["refusals"]["by_setting"]}
+    assert told <= {"TasksMax= of x.slice", "TasksMax= of b.service"}
+    assert "TasksMax= of x.slice" in told
+
+
+def test_refusals_when_counted_then_the_setting_is_named(stage):
+    async def script(stage):
+        await stage.until_state("a.service", "failed")
+
+    found = stage.play(
+        {
+            "a.service": f"Slice=x.slice\nExecStart={FORKER}\n",
+            "x.slice": "[Slice]\nX-KmemMax=1M\n",
+        },
+        script,
+    )["a.service"]
+    assert set(found["refusals"]["by_setting"]) == {"X-KmemMax= of x.slice"}
+    assert "calls were refused: " in found["hint"]
+    assert "by X-KmemMax= of x.slice, first clone" in found["hint"]
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "words"),
+    [
+        ("ExecStart=/bin/true", "dead", "with exit code 0: a service stays"),
+        ("ExecStart=/bin/sh -c 'exit 7'", "failed", "with exit code 7"),
+        (
+            "Restart=always\nRestartSec=1ms\nExecStart=/bin/sh -c 'exit 7'",
+            "failed",
+            "it was started 5 times and ended each time with exit code 7",
+        ),
+        ("Type=oneshot\nExecStart=/bin/true", "dead", ""),
+    ],
+)
+def test_service_when_it_never_served_then_a_sentence_says_so(stage, text, state, words):
+    async def script(stage):
+        await stage.started
+        await stage.until_state("a.service", state)
+
+    hint = stage.play({"a.service": f"{text}\n"}, script)["a.service"]["hint"]
+    assert words in hint
+    assert bool(words) == bool(hint)

@@ -7,11 +7,16 @@ no signal ends that. Knows ``interposer/native/look.c``; knows no boxes and no d
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import struct
 from contextlib import suppress
-from typing import NamedTuple
+from fcntl import ioctl
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "COUNT_INODES",
@@ -22,6 +27,7 @@ __all__ = [
     "PROGRAM",
     "READ_MEMORY",
     "SETTLE",
+    "TIDY",
     "WATCH_MAKING",
     "WATCH_REMOVAL",
     "Answer",
@@ -32,12 +38,15 @@ __all__ = [
 PROGRAM = os.path.join(os.path.dirname(__file__), os.pardir, "interposer", "bin", "kmem-look")
 
 #: enum operation, struct request and struct answer of look.c.
-READ_MEMORY, WATCH_REMOVAL, WATCH_MAKING, SETTLE, FORGET, COUNT_INODES = range(1, 7)
+READ_MEMORY, WATCH_REMOVAL, WATCH_MAKING, SETTLE, FORGET, COUNT_INODES, TIDY = range(1, 8)
 MOST_BOXES = 4096
 _REQUEST = struct.Struct("=IIIiQIiQ")
 #: What follows the answer to SETTLE: names made, by device.
 MADE_ON = struct.Struct("=III")
 _ANSWER = struct.Struct("=Ii5Q")
+# include/uapi/linux/seccomp.h, as in interposer/listener.py.
+_RECV, _SEND = 0xC0502100, 0xC0182101
+_NOTIFICATION, _ID, _RESPONSE = bytes(80), struct.Struct("=Q"), struct.Struct("=QqiI")
 LONGEST_TEXT = 4096  # PATH_MAX
 
 
@@ -89,32 +98,87 @@ class LookProcess:
             self._socket.close()
             raise
         self.fd = self._socket.fileno()
+        #: Where it waits to be told that it is asked something, if it does; and which wait that is.
+        self.listener = -1
+        #: Told of it: whoever waits for answers has to wait there, too.
+        self.when_it_waits: Callable[[int], object] = lambda _: None
+        self._waiting = 0
+        self._poll = select.poll()
+        self._milliseconds = 0
+        self._has_greeted = False
         #: Whether it is known to be up.
         self.has_answered = False
 
     def wait_at_most(self, seconds: float) -> None:
-        """Have :meth:`receive` wait so long and a few milliseconds more."""
+        """Have :meth:`receive` wait so long, or a few milliseconds more."""
+        self._milliseconds = int(seconds * 1000)
         timeout = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
 
     def send(self, packet: bytes) -> None:
         """Ask something. Raises: OSError if it is gone, BlockingIOError if it is far behind."""
         self._socket.send(packet, socket.MSG_DONTWAIT)
+        self._tell()
 
-    def receive(self, flags: int = 0) -> Answer | None:
-        """Take an answer, ``None`` if there is none in time; by *flags*, without waiting.
+    def receive(self, *, waits: bool = True) -> Answer | None:
+        """Take an answer, ``None`` if there is none in time, or without waiting none yet.
 
         Raises: OSError if the process is gone.
         """
-        try:
-            packet = self._socket.recv(_ANSWER.size + LONGEST_TEXT, flags)
-        except BlockingIOError:
-            return None
-        if not packet:
-            raise ConnectionResetError("the process that looks is gone")
+        while True:
+            answer = self._take(0 if waits and self.listener < 0 else socket.MSG_DONTWAIT)
+            if answer is not None or self.listener < 0:
+                return answer
+            # It waits to be told, and has done all that it knew of; or it is still about something.
+            if not self._poll.poll(self._milliseconds if waits else 0):
+                return None
+            answer = self._take(socket.MSG_DONTWAIT) if self._hear() else None
+            if answer is not None:
+                return answer
+            if not self._tell() or not waits:
+                return None
+
+    def _take(self, flags: int) -> Answer | None:
+        """Take an answer from the socket, or what comes before the first."""
+        while True:
+            try:
+                if self._has_greeted:
+                    packet = self._socket.recv(_ANSWER.size + LONGEST_TEXT, flags)
+                else:
+                    packet, fds, *_ = socket.recv_fds(self._socket, 1, 1, flags)
+            except BlockingIOError:
+                return None
+            if not packet:
+                raise ConnectionResetError("the process that looks is gone")
+            if self._has_greeted:
+                break
+            self._has_greeted = True
+            if fds:
+                self.listener = fds[0]
+                self._poll.register(self.listener, select.POLLIN)
+                self.when_it_waits(self.listener)
+                flags = socket.MSG_DONTWAIT
         self.has_answered = True
         serial, error, *figures = _ANSWER.unpack_from(packet)
         return Answer(serial, error, tuple(figures), packet[_ANSWER.size :])
+
+    def _hear(self) -> bool:
+        """Learn that it waits to be told."""
+        try:
+            self._waiting = _ID.unpack_from(ioctl(self.listener, _RECV, _NOTIFICATION))[0]
+        except (FileNotFoundError, InterruptedError):
+            return False
+        return True
+
+    def _tell(self) -> bool:
+        """Have it look for what it is asked, if it waits for that."""
+        if not self._waiting and (self.listener < 0 or not self._poll.poll(0) or not self._hear()):
+            return False
+        waiting, self._waiting = self._waiting, 0
+        with suppress(FileNotFoundError):
+            ioctl(self.listener, _SEND, _RESPONSE.pack(waiting, 0, 0, 0))
+            return True
+        return False
 
     @property
     def is_running(self) -> bool:
@@ -126,6 +190,8 @@ class LookProcess:
     def end(self) -> int:
         """Have it end as soon as it can; give a pidfd, readable once it has, to be reaped then."""
         self._socket.close()
+        if self.listener >= 0:
+            os.close(self.listener)
         pidfd = os.pidfd_open(self.pid)
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)

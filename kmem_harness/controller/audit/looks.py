@@ -10,13 +10,12 @@ Knows deadlines and who asked; what there is to look at is the business of those
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kmem_harness.procfs.look_process import READ_MEMORY, LookProcess, Request
+from kmem_harness.procfs.look_process import READ_MEMORY, TIDY, LookProcess, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,6 +86,8 @@ class Looks:
         self._timer: Timer | None = None
         self._numbers: list[int] = []
         self._nr_askers = 0
+        self._own = self.enter(lambda: None)
+        self._is_tidy = True
         #: Called when a process was given up, and with it all that it remembered.
         self.when_forgotten: list[Callable[[], None]] = []
 
@@ -171,6 +172,7 @@ class Looks:
         """Ask *look*'s question; where nobody can be asked, it is over."""
         look.asked = time.monotonic()
         look.tries += 1
+        self._is_tidy = False
         self._serial = look.serial = (self._serial + 1) & 0xFFFFFFFF
         packet = look.request.packet(look.serial, look.asker.number)
         if look.asker.late >= _MOST_LATE or look.tries > _MOST_TRIES:
@@ -199,14 +201,13 @@ class Looks:
             self._process = process = LookProcess()
             process.wait_at_most(_AT_ONCE_SECONDS)
             self._loop.watch(process.fd, lambda _: self._hear())
+            process.when_it_waits = lambda fd: self._loop.watch(fd, lambda _: self._hear())
         return self._process
 
     def _hear(self) -> None:
         """Take the answers that are there."""
         try:
-            while self._process is not None and (
-                answer := self._process.receive(socket.MSG_DONTWAIT)
-            ):
+            while self._process is not None and (answer := self._process.receive(waits=False)):
                 self._take(answer, at_once=True)
         except OSError:
             self._replace()
@@ -251,6 +252,10 @@ class Looks:
         """See whether the look under way is late, as long as there is one."""
         self._timer = None
         if not self._asked:
+            if not self._is_tidy and self._process is not None:
+                # What was kept for the next name is of no more use.
+                self.ask(self._own, Request(TIDY, 0), lambda _: None)
+                self._is_tidy = True
             return
         waited = time.monotonic() - self._asked[0].asked
         process = self._process
@@ -283,6 +288,8 @@ class Looks:
         """End *process*, and reap it once it has ended, if ever: nothing else depends on that."""
         self._process = None
         self._loop.forget(process.fd)
+        if process.listener >= 0:
+            self._loop.forget(process.listener)
         pidfd = process.end()
 
         def ended(_: int) -> None:

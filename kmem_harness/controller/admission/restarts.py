@@ -100,8 +100,9 @@ _ON_ACTION, _ON_ATTACH, _ON_TRACEME = 1, 2, 3
 _START_OVER = 1
 #: The kernel's own word for a call that starts over once its caller has been stopped for a moment.
 _ERESTARTNOINTR = 513
-#: How long a call waits for its answer; the program needs some 50 microseconds.
-_PATIENCE_SECONDS = 0.5
+#: How long a call waits for its answer. The program needs some 50 microseconds; where it needs so long
+#: it is kept by its box, and is asked no more.
+_PATIENCE_SECONDS = 5.0
 
 
 def numbers_that_start_over(trapped: Iterable[str], architecture: Architecture) -> list[int]:

@@ -36,11 +36,17 @@ try:
     while n < 200:
         pid = os.fork()
         if not pid:
-            threading.Thread(target=time.sleep, args=(60,)).start()
-            ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
-        n += 1
-        while open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z":
+            try:
+                threading.Thread(target=time.sleep, args=(60,)).start()
+            finally:
+                ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
+        stat = "R"
+        while stat[0] != "Z":
             time.sleep(0.001)
+            stat = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
+        if int(stat[17]) < 2:
+            break
+        n += 1
 except (OSError, RuntimeError):
     pass
 print(f"objects={n}")

@@ -33,8 +33,8 @@ class Part(Protocol):
     def kinds(self) -> tuple[str, ...]:
         """Name the kinds it counts."""
 
-    def count(self, books: Books) -> Steps[None]:
-        """Look, and bring *books* up to date in the last step."""
+    def count(self, books: Books) -> Steps[bool | None]:
+        """Look, and bring *books* up to date in the last step; false if it cannot look just now."""
 
     def potential(self, books: Books) -> int:
         """Say how many bytes a look could take back at most."""
@@ -68,11 +68,20 @@ class _Timed:
         cost = self.cost
         return cost < _QUICK_SECONDS or now >= self.ended + cost * rest
 
-    def run(self, books: Books) -> Steps[None]:
-        """Look, and note what that took: what is done between its steps is no part of it."""
-        self.began = began = time.monotonic()
-        took = 0.0
-        for _ in self.part.count(books):
+    def run(self, books: Books) -> Steps[bool]:
+        """Look, and note what that took: what is done between its steps is no part of it.
+
+        False if it could not look just now: then what it counts is as old as before.
+        """
+        earlier, self.began = self.began, time.monotonic()
+        began, took, looked = self.began, 0.0, None
+        look = self.part.count(books)
+        while True:
+            try:
+                next(look)
+            except StopIteration as done:
+                looked = done.value
+                break
             took += time.monotonic() - began
             yield
             began = time.monotonic()
@@ -80,6 +89,9 @@ class _Timed:
         self.last = took + now - began
         self.total += self.last
         self.count += 1
+        if looked is False:
+            self.began = earlier
+        return looked is not False
 
 
 class Audit:
@@ -98,33 +110,33 @@ class Audit:
     @property
     def count(self) -> int:
         """How many looks there were at the part looked at most often."""
-        return max((timed.count for timed in self._parts), default=0)
+        return max((one.count for one in self._parts), default=0)
 
     @property
     def is_quick(self) -> bool:
         """Whether all looks together take no longer than one that is not worth putting off."""
-        return sum(timed.cost for timed in self._parts) < _QUICK_SECONDS
+        return sum(one.cost for one in self._parts) < _QUICK_SECONDS
 
     @property
     def seconds(self) -> float:
         """What all looks together have cost."""
-        return sum(timed.total for timed in self._parts)
+        return sum(one.total for one in self._parts)
 
     def doubts(self) -> list[str]:
         """Say what could not be seen, so that it stays charged or is charged too little."""
-        return [doubt for timed in self._parts for doubt in timed.part.doubts()]
+        return [doubt for one in self._parts for doubt in one.part.doubts()]
 
     def all_parts(self) -> Steps[None]:
         """Count everything now."""
-        for timed in self._parts:
-            yield from timed.run(self._books)
+        for one in self._parts:
+            yield from one.run(self._books)
             yield
 
     def one_part(self, part: Part) -> Steps[None]:
         """Count *part*, one of these, now."""
-        for timed in self._parts:
-            if timed.part is part:
-                yield from timed.run(self._books)
+        for one in self._parts:
+            if one.part is part:
+                yield from one.run(self._books)
 
     def parts_for(
         self,
@@ -145,22 +157,23 @@ class Audit:
         """
         books = self._books
         target = books.lowered_nbytes + shortfall_nbytes
-        stale = [timed for timed in self._parts if timed.began < since or books.tickets]
+        stale = [each for each in self._parts if each.began < since or books.tickets]
         sure = True
-        for number, timed in enumerate(stale):
+        for number, each in enumerate(stale):
             own, *later = (one.part.potential(books) for one in stale[number:])
             if own + sum(later) < target - books.lowered_nbytes:
                 break  # however much of it is gone, it is not enough
             if not own:
                 continue
-            forces = forced and timed.began < since
-            if timed.is_due(now, _FORCED_REST if forces else _REST):
+            forces = forced and each.began < since
+            if each.is_due(now, _FORCED_REST if forces else _REST):
                 yield from before()
                 before = _nothing
-                yield from timed.run(books)
+                looked = yield from each.run(books)
                 if books.lowered_nbytes >= target:
                     break
-            elif timed.began < since:
+                sure &= looked
+            elif each.began < since:
                 sure = False
         return sure
 
@@ -177,9 +190,9 @@ class Audit:
 
     def close(self) -> None:
         """Let go of what the parts hold open."""
-        for timed in self._parts:
+        for one in self._parts:
             with suppress(Exception):  # whatever it is, it goes with the box
-                timed.part.close()
+                one.part.close()
 
 
 def _nothing() -> Steps[None]:

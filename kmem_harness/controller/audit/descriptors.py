@@ -61,14 +61,14 @@ class DescriptorPart:
         found = result_of(count_descriptors(result_of(self._processes.list()), {}, frozenset()))
         self._outside_inodes = frozenset(found.inodes)
 
-    def count(self, books: Books) -> Steps[None]:
+    def count(self, books: Books) -> Steps[bool]:
         """See :class:`Part`."""
         kinds = books.kinds
         watched = {name for name in _WATCHES if name in kinds and kinds[name].live}
         pids = yield from self._processes.list()
         found = yield from self._scan(pids, watched)
         if found is None:
-            return
+            return False
         for pid in found.grown:
             self._spaces.table_grew(pid)
         counts = {name: found.kinds[name] for name in _BY_DESCRIPTOR}
@@ -94,6 +94,7 @@ class DescriptorPart:
         for kind, nr in surplus.items():
             if nr > 0:
                 books.lower(kind, nr)
+        return True
 
     def _leave_unseen(
         self, surplus: dict[Kind, int], unseen: int, there: OutOfTables | None

@@ -89,14 +89,14 @@ class NamePart:
             )
         return found
 
-    def count(self, books: Books) -> Steps[None]:
+    def count(self, books: Books) -> Steps[bool]:
         """See :class:`Part`."""
         if self._asker.late:
-            return
+            return True  # it will never be able to look again
         sure = self._systems.see((yield from self._processes.list()))
         found = self._look()
         if found is None:
-            return
+            return False
         used, seen = found
         alive = self._alive
         yield from self._forget_unmounted(used, seen)
@@ -126,6 +126,7 @@ class NamePart:
             where = self._systems.class_of(device)
             placed[where] = placed.get(where, 0) + nr
         self._enter(books, placed)
+        return True
 
     def _look(self) -> tuple[dict[str, int], Seen] | None:
         """Give the inodes in use and what was seen of names, if they are to be had at once."""

@@ -49,7 +49,7 @@ class Standing:
                 stdout=log,
                 stderr=log,
             )
-        self.until("controller.started")
+        self.until("serve.started")
 
     def events(self) -> list[dict[str, Any]]:
         """Read all that was logged."""
@@ -62,7 +62,7 @@ class Standing:
         found: list[dict[str, Any]] = []
 
         def is_there() -> bool:
-            if self.process.poll() is not None and event != "controller.stopped":
+            if self.process.poll() is not None and event != "serve.stopped":
                 raise AssertionError(self._log.read_text())
             found[:] = [
                 one

@@ -49,7 +49,11 @@ class Standing:
                 stdout=log,
                 stderr=log,
             )
-        self.until("serve.started")
+        try:
+            self.until("serve.started")
+        except BaseException:
+            self.process.kill()
+            raise
 
     def events(self) -> list[dict[str, Any]]:
         """Read all that was logged."""

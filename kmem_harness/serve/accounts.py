@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError, UnsupportedHostError
 from kmem_harness.interposer.profile import ALLOW_ALL, WAIT_KILLABLE
-from kmem_harness.runtimes.spec import BoxSpec, ContainerSpec, ExitStatus
+from kmem_harness.runtimes.spec import BoxSpec, ContainerSpec, ExecSpec, ExitStatus
 from kmem_harness.serve.state import is_id
 from kmem_harness.terms import Terms
 
@@ -331,9 +331,9 @@ class Accounts:
         elif not arrival.entered:
             self._see_apart(arrival.pid)
         if arrival.entered:
-            with account.box.step("exec"):
+            with account.box.step("exec", spec=ExecSpec([])):
                 _relay(account.path, state, fd)
-            self._log.debug("container.entered", container=arrival.ident, pid=arrival.pid)
+            self._log.debug("listener.entered", container=arrival.ident, pid=arrival.pid)
             return
         if account.container.pidfd >= 0:  # it was started again before its end was seen
             self._ended(account)
@@ -344,7 +344,7 @@ class Accounts:
             raise
         pidfd = account.container.pidfd
         self._loop.watch(pidfd, lambda _: self._ended(account))
-        self._log.info("container.started", container=arrival.ident, pid=arrival.pid)
+        self._log.info("listener.taken", container=arrival.ident, pid=arrival.pid)
 
     def _turn_away(self, pid: int) -> None:
         """End a process that is on its way to its command, and must not come there.

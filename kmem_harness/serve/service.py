@@ -80,7 +80,7 @@ def run(settings: Settings, log: Any) -> int:
         wrappers = WrapperDoor(loop, wrapped, harness, settings.path)
         stack.callback(wrappers.close)
         log.info(
-            "controller.started",
+            "serve.started",
             pid=os.getpid(),
             kernel=settings.kernel,
             socket=str(settings.path),
@@ -96,7 +96,7 @@ def run(settings: Settings, log: Any) -> int:
             if ended.status:
                 log.error(ended.reason)
             accounts.end_all(ended.reason)
-            log.info("controller.stopped", status=ended.status)
+            log.info("serve.stopped", status=ended.status)
         return ended.status
 
 
@@ -104,7 +104,7 @@ class _End:
     """Ends the loop at a signal, or for another reason."""
 
     def __init__(self, loop: Loop) -> None:
-        self.reason = "controller.stopping"
+        self.reason = "serve.stopping"
         self.status = 0
         self._loop = loop
         told, tell = socket.socketpair()

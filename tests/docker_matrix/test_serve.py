@@ -224,7 +224,7 @@ def test_controller_when_killed_then_its_containers_end_and_the_next_one_says_so
     try:
         one = Standing(path)
         container = run(one.profile("160k", DOCKER_HOST=engine.host), ["sleep", "60"])
-        one.until("container.started", container=container.id)
+        one.until("listener.taken", container=container.id)
         one.process.kill()
         one.process.wait()
         assert container.wait(timeout=20)["StatusCode"] == 137

@@ -138,7 +138,7 @@ def test_units_when_systemd_hands_over_the_socket_then_it_is_used_and_left_there
             with socket.socket(socket.AF_UNIX) as runtime:
                 runtime.connect(str(given))
                 assert service.stderr is not None
-                started = next(line for line in service.stderr if "controller.started" in line)
+                started = next(line for line in service.stderr if "serve.started" in line)
                 assert json.loads(started)["socket"] == str(given)
                 runtime.sendall(b'{"pid": 1}')
                 runtime.shutdown(socket.SHUT_WR)

@@ -114,10 +114,10 @@ def test_container_when_run_by_ctr_then_is_bound_and_so_is_what_enters_it(
         "wrapper": ["--runc-binary", wrapper, "--annotation", f"{LIMIT}=160k"],
     }[door]
     rootfs = ["--rootfs", str(here / "rootfs")]
-    said = ctr("run", "--rm", "--seccomp", *how, *rootfs, f"one-{door}", *FORKS)
+    said = ctr("run", "--rm", "--seccomp", *how, *rootfs, f"one-{door}-{os.getpid()}", *FORKS)
     assert "can't fork" in said.stderr, said
-    assert controller.report(f"one-{door}")["kinds"]["task"]["live_peak"] == TASKS
-    name = f"two-{door}"
+    assert controller.report(f"one-{door}-{os.getpid()}")["kinds"]["task"]["live_peak"] == TASKS
+    name = f"two-{door}-{os.getpid()}"
     assert ctr("run", "-d", "--seccomp", *how, *rootfs, name, "/bin/sleep", "60").returncode == 0
     said = ctr("task", "exec", "--exec-id", "one", name, *FORKS)
     assert "can't fork" in said.stderr, said
@@ -134,7 +134,16 @@ def test_container_when_its_annotation_is_nonsense_then_is_not_created(
     ctr: Callable[..., subprocess.CompletedProcess[str]], wrapper: str, here: Path
 ) -> None:
     how = ["--runc-binary", wrapper, "--annotation", f"{LIMIT}=8 apples"]
-    said = ctr("run", "--rm", *how, "--rootfs", str(here / "rootfs"), "three", "echo", "it runs")
+    said = ctr(
+        "run",
+        "--rm",
+        *how,
+        "--rootfs",
+        str(here / "rootfs"),
+        f"three-{os.getpid()}",
+        "echo",
+        "it runs",
+    )
     assert said.returncode != 0
     assert "kmem-harness: label or annotation" in said.stderr
     assert "8 apples" in said.stderr

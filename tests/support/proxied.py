@@ -37,7 +37,11 @@ class Proxied:
                 stderr=log,
                 env={**os.environ, "DOCKER_HOST": engine},
             )
-        until(self._has_started, _PATIENCE_SECONDS, "the proxy did not start")
+        try:
+            until(self._has_started, _PATIENCE_SECONDS, "the proxy did not start")
+        except BaseException:
+            self.process.kill()
+            raise
 
     def _has_started(self) -> bool:
         assert self.process.poll() is None, self._log.read_text()

@@ -49,7 +49,11 @@ class Standing:
                 stdout=log,
                 stderr=log,
             )
-        self.until("controller.started")
+        try:
+            self.until("serve.started")
+        except BaseException:
+            self.process.kill()
+            raise
 
     def events(self) -> list[dict[str, Any]]:
         """Read all that was logged."""
@@ -62,7 +66,7 @@ class Standing:
         found: list[dict[str, Any]] = []
 
         def is_there() -> bool:
-            if self.process.poll() is not None and event != "controller.stopped":
+            if self.process.poll() is not None and event != "serve.stopped":
                 raise AssertionError(self._log.read_text())
             found[:] = [
                 one

@@ -16,6 +16,13 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
+/* What ioctl takes for one. */
+#ifdef __GLIBC__
+typedef unsigned long request;
+#else
+typedef int request;
+#endif
+
 enum {
 	NUMBERS = 512,		/* system calls that can be known */
 	CHARGES = 32,		/* different charges of one account ... */
@@ -265,7 +272,7 @@ static bool allow(int fd, uint64_t id)
 {
 	struct seccomp_notif_resp answer = {.id = id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE};
 
-	while (ioctl(fd, SECCOMP_IOCTL_NOTIF_SEND, &answer) < 0)
+	while (ioctl(fd, (request)SECCOMP_IOCTL_NOTIF_SEND, &answer) < 0)
 		if (errno != EINTR)
 			return false;
 	return true;
@@ -296,7 +303,7 @@ static int32_t serve(struct fast_path *path, int fd, int32_t number, struct secc
 	int32_t charge;
 
 	*call = (struct seccomp_notif){0};	/* the kernel wants it so */
-	if (ioctl(fd, SECCOMP_IOCTL_NOTIF_RECV, call) < 0) {
+	if (ioctl(fd, (request)SECCOMP_IOCTL_NOTIF_RECV, call) < 0) {
 		if (errno != ENOENT)
 			return errno == EINTR ? ANSWERED : LEFT;
 		path->accounts[number].vanished++;

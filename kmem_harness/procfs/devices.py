@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING
 from kmem_harness.procfs.descriptors import waiting_descriptors
 from kmem_harness.procfs.file_systems import read_mounts
 from kmem_harness.procfs.libc import libc
-from kmem_harness.procfs.processes import read_file
+from kmem_harness.procfs.pids import numbers_in
+from kmem_harness.procfs.processes import blocks_of, read_file
+from kmem_harness.procfs.steps import in_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from kmem_harness.procfs.steps import Steps
 
 __all__ = ["device_of", "devices_in_use"]
 
@@ -46,7 +50,7 @@ def device_of(path: str) -> str:
     return f"{major}:{minor}"
 
 
-def devices_in_use(pids: Iterable[int]) -> set[str] | None:
+def devices_in_use(pids: Iterable[int]) -> Steps[set[str] | None]:
     """Name the devices that *pids* use without a mount, and those that are mounted where we are.
 
     By descriptors, directories they are in, and mappings. ``None`` where that cannot be told: one of
@@ -58,7 +62,9 @@ def devices_in_use(pids: Iterable[int]) -> set[str] | None:
             with suppress(FileNotFoundError, ProcessLookupError):
                 for name in ("cwd", "root"):
                     found.add(device_of(f"/proc/{pid}/{name}"))
-                for number in os.listdir(f"/proc/{pid}/fd"):
+                for number, ends_step in in_steps((yield from numbers_in(f"/proc/{pid}/fd"))):
+                    if ends_step:
+                        yield
                     with suppress(FileNotFoundError):
                         link = f"/proc/{pid}/fd/{number}"
                         if os.readlink(link).startswith("socket:") and waiting_descriptors(
@@ -66,8 +72,10 @@ def devices_in_use(pids: Iterable[int]) -> set[str] | None:
                         ):
                             return None
                         found.add(device_of(link))
-                for major, minor in _MAPPED.findall(read_file(f"/proc/{pid}/maps")):
-                    found.add(f"{int(major, 16)}:{int(minor, 16)}")
+                for lines in blocks_of(f"/proc/{pid}/maps"):
+                    for major, minor in _MAPPED.findall(lines):
+                        found.add(f"{int(major, 16)}:{int(minor, 16)}")
+                    yield
     except OSError:
         return None
     return found

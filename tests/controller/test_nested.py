@@ -227,6 +227,14 @@ class World:
             if self.leases:
                 account = self.leases._by_box[box]
                 assert not (account.is_lent and box.is_looked_at)
+                if account.is_lent:
+                    self.check_copies(account)
+
+    def check_copies(self, account):
+        """What the fast path knows of counters that it alone charges is true."""
+        for copy in account.copies:
+            if copy.nr_accounts == 1:
+                assert self.leases._path.counters[copy.at] == copy.counter.usage
 
     def end(self):
         """Have all calls answered and looked at, and compare the books with the truth."""
@@ -295,3 +303,24 @@ def test_call_when_its_box_is_being_looked_at_then_waits_and_is_served_after_it(
         [*calls, ("step", 50), note, ("step", 1), ("call", 2, 4, "small")], lends=True
     )
     assert world.places[2].box.notifications == 4
+
+
+def test_call_when_it_waited_for_a_look_and_its_box_is_lent_by_then_then_the_box_is_withdrawn():
+    """It was charged behind the back of the fast path, which went on past the limit."""
+    world = World(lends=True)
+    place = world.places[2]
+    place.box.pace.beyond = 1 << 40
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(censuses, "call_is_over", world.is_over)
+        world.do("note", 2)
+        world.do("step", 1)
+        world.do("call", 2, 1, "small")  # in the middle of the look
+        while place.box.is_looked_at:
+            world.do("step", 1)
+        place.box.pace.beyond = 1 << 40
+        world.do("call", 2, 2, "small")
+        assert world.leases._by_box[place.box].is_lent
+        for _ in range(3):
+            world.do("step", 1)
+        assert place.box.books.kinds["small"].live == 2
+    world.close()

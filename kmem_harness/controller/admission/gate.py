@@ -124,6 +124,7 @@ class Gate:
         with box.guard:
             for listener, notification, judged in calls:
                 if listener in box.listeners:
+                    box.withdraw()  # nobody lends it anew after this
                     self.serve(box, listener, notification, judged=judged)
                 yield
 

@@ -155,7 +155,7 @@ class NamePart:
         missing = (self._alive.keys() | seen.made_on.keys()) - used.keys() - {_ELSEWHERE}
         in_use = None
         if missing:
-            in_use = devices_in_use((yield from self._processes.list()))
+            in_use = yield from devices_in_use((yield from self._processes.list()))
         gone = self._systems.replaced | (set() if in_use is None else missing - in_use)
         for device in gone:
             self._alive.pop(device, None)

@@ -68,6 +68,41 @@ def newest(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-n", "2", *session.posargs)
 
 
+#: The releases of pytest that the plugin is for, and others' plugins that it is run beside.
+PYTESTS = ["7.4.4", "8.4.2", "9.0.3"]
+BESIDE = [
+    *("pytest-bdd==9.0.1", "pytest-cov==7.1.0", "pytest-html==4.2.0"),
+    *("pytest-timeout==2.4.0", "pytest-xdist==3.8.0"),
+]
+#: Those of which each pytest needs another release.
+OF_PYTEST = {
+    "7.4.4": [
+        "pytest-asyncio==0.23.8",
+        "pytest-randomly==4.1.0",
+        "pytest-rerunfailures==16.1",
+        "pytest-subtests==0.15.0",
+    ],
+    "8.4.2": [
+        "pytest-asyncio==1.5.0",
+        "pytest-randomly==5.1.0",
+        "pytest-rerunfailures==16.7",
+        "pytest-subtests==0.15.0",
+    ],
+    "9.0.3": ["pytest-asyncio==1.5.0", "pytest-randomly==5.1.0", "pytest-rerunfailures==16.7"],
+}
+
+
+@nox.session
+@nox.parametrize("pytest", PYTESTS)
+def beside(session: nox.Session, pytest: str) -> None:
+    """Run the plugin's tests on each pytest it is for, with all of others' plugins loaded in its sample."""
+    others = [*BESIDE, *OF_PYTEST[pytest]]
+    session.install("-e", ".[test]")
+    session.install(f"pytest=={pytest}", *others)
+    tests = [f"tests/pytest_plugin/test_{name}.py" for name in ("beside", "sample", "autoload")]
+    session.run("python", "-m", "pytest", "-p", "no:randomly", "-m", "slow or not slow", *tests)
+
+
 @nox.session
 def slow(session: nox.Session) -> None:
     """Run the long forms: every bomb ten times, whole recordings, 200,000 cycles. It takes hours."""

@@ -31,7 +31,8 @@ class Terms(NamedTuple):
     """The terms of one container. *limit* as text, empty for none of its own; *kinds* ``()`` for all.
 
     *memcg* is the memcg that the container's own is made in, *killable* whether its filter was
-    installed so that no signal interrupts a call that waits for its answer.
+    installed so that no signal interrupts a call that waits for its answer. A profile also says for which
+    *machine* it is, and by a digest which *calls* it traps.
     """
 
     limit: str = ""
@@ -41,6 +42,8 @@ class Terms(NamedTuple):
     memcg: str = ""
     kernel: str = ""
     killable: bool = False
+    machine: str = ""
+    calls: str = ""
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, Any], where: str) -> Terms:
@@ -144,7 +147,7 @@ def memcg_and_limit(text: str) -> tuple[str, str]:
     return path, limit
 
 
-_LABELS = frozenset(Terms._fields) - {"killable"}
+_LABELS = frozenset(Terms._fields) - {"killable", "machine", "calls"}
 
 
 def _text(value: Any, name: str, where: str) -> str:

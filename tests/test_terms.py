@@ -18,6 +18,8 @@ FULL = Terms(
     memcg="/shop.slice/web",
     kernel="v4",
     killable=True,
+    machine="x86_64",
+    calls="0123",
 )
 
 
@@ -41,7 +43,7 @@ def test_labels_then_say_all_but_what_the_runtime_decides() -> None:
         f"{PREFIX}owner": "somebody's",
         "other": "label",
     }
-    assert Terms.of_labels(labels) == FULL._replace(killable=False)
+    assert Terms.of_labels(labels) == FULL._replace(killable=False, machine="", calls="")
 
 
 def test_labels_when_in_two_places_then_the_first_wins() -> None:

@@ -35,6 +35,8 @@ _BUSY_TURNS = 128
 #: fifth of the time at most.
 _JOB_SECONDS = 0.000_05
 _YIELD_REST = 4.0
+#: So many such times a job has in a row: most are over then, and what waits for one waits for no others.
+_JOB_TURNS = 40
 
 
 class Waking(Protocol):
@@ -113,6 +115,7 @@ class Loop:
         }
         self._fresh: set[int] = set()
         self._jobs: deque[Iterator[Any]] = deque()
+        self._job_turns = 0
         self._yield_due = 0.0
         self._waiting: Waiting | None = None
         self._wait: Callable[[float | None], list[tuple[int, int]]] = self._poll.poll
@@ -168,7 +171,7 @@ class Loop:
         return timer
 
     def spawn(self, job: Iterator[Any]) -> None:
-        """Take the steps of *job*, by turns with other jobs, and serve everybody in between.
+        """Take the steps of *job*, after those of other jobs, and serve everybody in between.
 
         A job that yields a list instead of nothing waits in it, until somebody spawns it again.
         """
@@ -229,12 +232,18 @@ class Loop:
         """
         end = time.monotonic() + _JOB_SECONDS
         job = jobs.popleft()
+        self._job_turns += 1
         while (waits := next(job, jobs)) is None:
             if time.monotonic() >= end:
-                jobs.append(job)
                 break
-        if waits is not None and waits is not jobs:
-            waits.append(job)
+        if waits is None and self._job_turns < _JOB_TURNS:
+            jobs.appendleft(job)
+        else:
+            self._job_turns = 0
+            if waits is None:
+                jobs.append(job)
+            elif waits is not jobs:
+                waits.append(job)
         began = time.monotonic()
         if began >= self._yield_due and not self.is_crowd:
             sched_yield()

@@ -365,8 +365,6 @@ class Sweep:
         if site is None or not outcome.nth or site.syscall == self._plan.calls:
             return None
         when = "" if plus and outcome.nth == 1 else f":when={outcome.nth}{plus}"
-        if self._plan.start is not None:
-            return None  # its own number counts from the program's first call
         rule = f"{site.syscall}:error={self._plan.error}{when}"
         return None if shows(rule) is None else rule
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from kmem_harness.interposer.filter import Condition, FilterPlan
 
-__all__ = ["ALLOW_ALL", "WAIT_KILLABLE", "listening"]
+__all__ = ["ALLOW_ALL", "WAIT_KILLABLE", "listening", "see_no_listener"]
 
 #: The profile of a container that runs without one.
 ALLOW_ALL: dict[str, Any] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
@@ -40,12 +40,8 @@ def listening(
     Raises: ConfigurationError for a profile that has a listener, or that allows by default a
     trapped call which it denies for some arguments: a rule for the others cannot be said.
     """
+    see_no_listener(profile)
     groups = [_with_names(group) for group in profile.get("syscalls") or []]
-    if profile.get("listenerPath") or any(group["action"] == _NOTIFY for group in groups):
-        raise ConfigurationError(
-            "the seccomp profile has a listener of its own, and a container can have but one: leave "
-            "it out, or run the container without a kmem limit"
-        )
     merged = []
     for group in groups:
         others = [name for name in group["names"] if name not in plan.trap | plan.deny.keys()]
@@ -68,6 +64,16 @@ def listening(
         "listenerPath": path,
         "syscalls": merged,
     }
+
+
+def see_no_listener(profile: Mapping[str, Any]) -> None:
+    """See that *profile* leaves room for a listener. Raises: ConfigurationError."""
+    actions = {group.get("action") for group in profile.get("syscalls") or []}
+    if profile.get("listenerPath") or _NOTIFY in actions:
+        raise ConfigurationError(
+            "the seccomp profile has a listener of its own, and a container can have but one: leave "
+            "it out, or run the container without a kmem limit"
+        )
 
 
 def _with_names(group: Mapping[str, Any]) -> dict[str, Any]:

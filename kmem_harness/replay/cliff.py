@@ -25,6 +25,9 @@ __all__ = ["cliff_differences", "play_cliff"]
 _NO_MORE = frozenset({OK, STUCK, KILLED})
 _SHARE = 0.10
 _SHARE_CLOSED = 0.20
+#: Where each child ends by itself, some more or fewer may not have ended yet: six hold as much as so
+#: many zombies. On one machine 51 to 73 fitted under 1M.
+_SLACK_ZOMBIES = 34
 _KMEM_LIMIT = "memory.kmem.limit_in_bytes"
 _LIMIT_FAILCNT = {
     _KMEM_LIMIT: "failcnt",
@@ -158,7 +161,12 @@ def _run_differences(
     if trace.made.churns:
         return found + _churn_differences(run, ours, errnos)
     closed = trace.made.kind.startswith("file-")
-    if not count_matches(run["objects"], ours["objects"], _SHARE_CLOSED if closed else _SHARE):
+    share = _SHARE_CLOSED if closed else _SHARE
+    races = trace.made.tasks == "zombie"
+    apart = abs(run["objects"] - ours["objects"])
+    if not (races and apart <= _SLACK_ZOMBIES) and not count_matches(
+        run["objects"], ours["objects"], share
+    ):
         found.append(("objects", run["objects"]))
     may_be = {run["errno"]} if run["errno"] == OK else {run["errno"], *errnos}
     if run["limit_file"] != _KMEM_LIMIT:

@@ -228,6 +228,9 @@ class Machine:
             if kind is not None:
                 self.clock.advance(kind.time_us)
         self._pressure.end()
+        if result == OK and kind is not None and any(part.freed == "early" for part in kind.parts):
+            # What was closed in the loop waits for the loop's end, and not for long then.
+            self.clock.settle()
         self.ties = self._maker.ties if result not in {OK, KILLED} else frozenset({result})
         if result == KILLED:
             self._end(worker)

@@ -269,4 +269,5 @@ class DockerRuntime:
                 wrapping.set_command(spec.config, spec.command)
             self.native.put_into(spec.config, box.listen_natively)
         else:
+            self.native.see_no_other(spec.config)
             wrapping.wrap(spec.config, image, spec.command, self.shim, box.socket)

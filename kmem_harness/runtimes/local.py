@@ -139,6 +139,7 @@ class LocalBox:
         Raises: UnsupportedHostError if a step before the target failed.
         """
         self._status = ExitStatus.exited(_GUARD_FAILED)
+        self._command = list(spec.command)
         self._ended = False
         self._unkillable: UnkillableTaskError | None = None
         #: Whoever is forked off us holds copies of all this, and none of it is his.
@@ -225,7 +226,11 @@ class LocalBox:
 
     def communicate(self, timeout: float | None = None) -> tuple[Any, Any]:
         """Read the target's output to its end, as subprocess.Popen.communicate does."""
-        return self._guard.communicate(timeout=timeout)
+        try:
+            return self._guard.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            error.cmd = self._command  # and not what guards it
+            raise
 
     def fileno(self) -> int:
         """Give a descriptor that is readable once the target has ended."""

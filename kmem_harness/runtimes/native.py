@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
 from kmem_harness.interposer.filter import FILTER_FLAGS
-from kmem_harness.interposer.profile import ALLOW_ALL, WAIT_KILLABLE
+from kmem_harness.interposer.profile import ALLOW_ALL, WAIT_KILLABLE, see_no_listener
 from kmem_harness.procfs.libc import libc
 from kmem_harness.runtimes.default_profiles import default_profile, version_number
 
@@ -109,6 +109,16 @@ class NativeListener:
             with open(path, "w", encoding="utf-8") as file:
                 file.write(text)
         host["SecurityOpt"] = [*others, f"seccomp={path if self._is_podman else text}"]
+
+    def see_no_other(self, config: Mapping[str, Any]) -> None:
+        """See that a container of *config* is told of no listener but ours.
+
+        Raises: ConfigurationError, also for a profile that cannot be read.
+        """
+        options = (config.get("HostConfig") or {}).get("SecurityOpt") or []
+        given = [_OPTION.sub("", one, count=1) for one in options if _OPTION.match(one)]
+        if given and given[-1] not in (*_BUILT_IN, "unconfined"):
+            see_no_listener(self._profile(given[-1]))
 
     def _profile(self, given: str) -> dict[str, Any]:
         """Read the profile that an option of a container asks for, or else its engine's default."""

@@ -7,8 +7,10 @@ has gone and its engine has removed it, or some time has passed.
 from __future__ import annotations
 
 import array
+import hashlib
 import json
 import os
+import platform
 import select
 import signal
 import socket
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kmem_harness.core.errors import ConfigurationError, KmemHarnessError, UnsupportedHostError
 from kmem_harness.interposer.profile import ALLOW_ALL, WAIT_KILLABLE
-from kmem_harness.runtimes.spec import BoxSpec, ContainerSpec
+from kmem_harness.runtimes.spec import BoxSpec, ContainerSpec, ExitStatus
 from kmem_harness.serve.state import is_id
 from kmem_harness.terms import Terms
 
@@ -31,13 +33,15 @@ if TYPE_CHECKING:
     from kmem_harness.harness import Harness
     from kmem_harness.serve.state import State
 
-__all__ = ["SHOWN", "Accounts", "Arrival", "OciRuntime"]
+__all__ = ["SHOWN", "Accounts", "Arrival", "OciRuntime", "digest_of"]
 
 #: As much of an id as is shown, and names boxes and memcgs.
 SHOWN = 12
 _LOOK_SECONDS = 1.0
+_END_SECONDS = 5.0
 _ON_ITS_WAY_SECONDS = 60.0
 _ON_THE_THRESHOLD_SECONDS = 1.0
+_SHOWN_TERMS = ("limit", "kinds", "mode", "inject", "kernel")
 _EARLY_FAULTS = (
     "fault rules: the calls of the container's runtime, on its way to the command, count too"
 )
@@ -137,10 +141,17 @@ class _Container:
             poll.register(self.pidfd, select.POLLIN)
             poll.poll(seconds * 1000)
 
+    def wait(self, timeout: float | None = None) -> ExitStatus:
+        """Wait for that end, which nobody tells us more of."""
+        self.wait_gone(_END_SECONDS if timeout is None else timeout)
+        return ExitStatus.killed(signal.SIGKILL)
+
     def remove(self) -> None:
         """Leave that to its engine."""
 
-    discard = remove
+    def discard(self) -> None:
+        """End it: something has failed."""
+        self.kill()
 
     def describe(self) -> dict[str, Any]:
         """Give the report's ``container``."""
@@ -230,6 +241,11 @@ class Accounts:
                 f"kernel {terms.kernel} is asked for, and this controller emulates "
                 f"{self._harness.kernel}; start kmem-harness serve --kernel {terms.kernel}"
             )
+        if terms.machine and terms.machine != platform.machine():
+            raise ConfigurationError(
+                f"the profile is for {terms.machine}, and this machine is {platform.machine()}: make one "
+                "here with kmem-harness profile"
+            )
         short = ident[:SHOWN]
         if any(account.box.name == short for account in self._accounts.values()):
             short = ident
@@ -249,6 +265,7 @@ class Accounts:
             _see_bound(box, terms.memcg)
             flags = [WAIT_KILLABLE] if terms.killable else []
             profile, _ = box.listen_natively(ALLOW_ALL, flags)
+            _see_same_calls(terms, profile)
             with box.step("create", spec=ContainerSpec("oci", image or None, box.memcg.path, [])):
                 account = _Account(terms, box, profile["listenerPath"], container)
         except BaseException:
@@ -294,7 +311,7 @@ class Accounts:
             self._log.warning("container.killed", container=container.ident, reason=why)
             container.kill()
         for container in running:
-            container.wait_gone(5)
+            container.wait_gone(_END_SECONDS)
         for ident in list(self._accounts):
             self._close(ident)
 
@@ -430,6 +447,20 @@ class Accounts:
         )
 
 
+def digest_of(profile: dict[str, Any]) -> str:
+    """Name the calls that a profile traps, with their conditions."""
+    rules = json.dumps(profile["syscalls"], sort_keys=True)
+    return hashlib.sha256(rules.encode()).hexdigest()[:16]
+
+
+def _see_same_calls(terms: Terms, profile: dict[str, Any]) -> None:
+    if terms.calls and terms.calls != digest_of(profile):
+        raise ConfigurationError(
+            "the profile traps other calls than this controller charges for: it was made by another "
+            "release, or with other plugins; make it anew with kmem-harness profile"
+        )
+
+
 def _see_bound(box: Box, above: str) -> None:
     if not box.filtered:
         raise ConfigurationError(
@@ -453,4 +484,4 @@ def _relay(path: str, state: dict[str, Any], fd: int) -> None:
 
 def _said(terms: Terms) -> dict[str, Any]:
     facts: Iterable[tuple[str, Any]] = terms._asdict().items()
-    return {name: value for name, value in facts if value and name not in ("memcg", "killable")}
+    return {name: value for name, value in facts if value and name in _SHOWN_TERMS}

@@ -6,6 +6,7 @@ client asks for it; each container under it has an account of its own.
 
 from __future__ import annotations
 
+import platform
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from kmem_harness.core.errors import ConfigurationError, UnsupportedHostError
 from kmem_harness.interposer.profile import ALLOW_ALL, WAIT_KILLABLE
 from kmem_harness.runtimes.default_profiles import default_profile
 from kmem_harness.runtimes.spec import BoxSpec
-from kmem_harness.serve.accounts import OciRuntime
+from kmem_harness.serve.accounts import OciRuntime, digest_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,11 +46,13 @@ def static_profile(
         faults=terms.inject,
     )
     try:
+        calls, _ = box.listen_natively(ALLOW_ALL, [])
         profile, _ = box.listen_natively(base, [WAIT_KILLABLE] if terms.killable else [])
     finally:
         box.close_account()
+    said = terms._replace(machine=platform.machine(), calls=digest_of(calls))
     profile["listenerPath"] = str(socket.absolute())
-    profile["listenerMetadata"] = terms.metadata()
+    profile["listenerMetadata"] = said.metadata()
     return profile
 
 

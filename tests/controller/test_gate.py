@@ -325,6 +325,8 @@ class Clock:
         self.now += 0.000_01
         return self.now
 
+    time = monotonic
+
 
 @pytest.fixture
 def clock(monkeypatch):
@@ -423,6 +425,32 @@ def test_peak_when_its_call_has_waited_until_its_deadline_then_is_looked_at_no_m
     assert listener.answers == {1: None}
     assert census.looks == (not late)
     assert not other.tickets
+
+
+@pytest.mark.parametrize("seconds", [0.05, 5.0])
+def test_refusals_when_a_look_takes_long_then_looks_get_half_the_time_and_old_counts_are_told(
+    seconds, clock
+):
+    crowd = Crowd(clock, seconds)
+    (box,), (census,) = crowd.boxes, crowd.censuses
+    crowd.serve(box)
+    census.found = Tasks(1, 0)
+    box.memcg.kmem.limit = TASK
+    (listener,) = box.listeners
+    longest = 0.0
+    began, census.looks = clock.now, 0
+    while clock.now < began + 20 * seconds:
+        called, call = clock.now, crowd.serve(box)
+        while call not in listener.answers:
+            clock.now += 0.001
+            crowd.gate.decisions.retry_parked()
+            crowd.later.go_on()
+        assert listener.answers[call] == errno.ENOMEM
+        longest = max(longest, clock.now - called)
+    assert census.looks * seconds <= 0.6 * (clock.now - began)
+    assert census.looks >= 4
+    assert longest <= max(3 * seconds, 1.1 + seconds)
+    assert len(box.report()["partial"]) == (seconds > 1)
 
 
 def test_call_when_box_is_ending_then_is_not_answered_and_no_refusal_counted(asleep):

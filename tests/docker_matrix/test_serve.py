@@ -181,24 +181,32 @@ def _live(controller: Standing, container: Any) -> int:
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "changed", "named"),
     [
-        pytest.param({"pid_mode": "host"}, "a pid namespace of its own", marks=pytest.mark.slow),
-        ({}, "'8 apples'"),
+        pytest.param(
+            {"pid_mode": "host"}, ("", ""), "a pid namespace of its own", marks=pytest.mark.slow
+        ),
+        ({}, ('\\"160k\\"', '\\"8 apples\\"'), "'8 apples'"),
+        pytest.param(
+            {}, ('\\"calls\\":\\"', '\\"calls\\":\\"x'), "other calls", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {}, ('\\"machine\\":\\"', '\\"machine\\":\\"x'), "is for x", marks=pytest.mark.slow
+        ),
     ],
-    ids=["pid-host", "nonsense"],
+    ids=["pid-host", "nonsense", "other-calls", "other-machine"],
 )
 def test_container_when_it_cannot_be_held_then_is_ended_and_the_log_says_why(
     controller: Standing,
     profile: Path,
     run: Callable[..., Any],
     options: dict[str, Any],
+    changed: tuple[str, str],
     named: str,
 ) -> None:
-    if not options:
-        text = profile.read_text().replace('\\"160k\\"', '\\"8 apples\\"')
-        profile = profile.with_name("nonsense.json")
-        profile.write_text(text)
+    text = profile.read_text()
+    profile = profile.with_name("nonsense.json")
+    profile.write_text(text.replace(*changed) if changed[0] else text)
     began = len(controller.events())
     with suppress(APIError):  # where its runtime sees it die on the way
         container = run(profile, ["sh", "-c", "echo it runs"], **options)

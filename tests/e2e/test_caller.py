@@ -241,6 +241,8 @@ def test_terminal_when_a_shell_in_the_box_has_jobs_then_controls_them() -> None:
         shell.hear("Stopped")
         shell.hear("PROMPT> ")
         shell.say("\x03")  # at its prompt: a shell goes on
+        shell.say("echo al''ive\n")
+        shell.hear("alive\r\n")
         shell.hear("PROMPT> ")
         shell.say("kill %1; wait; exit 5\n")
         shell.hear("PROMPT> ")

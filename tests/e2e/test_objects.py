@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -237,3 +239,32 @@ def test_names_when_made_on_a_mount_of_the_targets_own_then_are_no_escape(
     assert outcome.tally()["errno"] == "ENOMEM"
     assert int(outcome.tally()["objects"]) * 928 <= parse_size("1M")
     assert not outcome.report["partial"]
+
+
+WATCHES = """
+import os, resource, select
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+watching, (reader, _), n = select.epoll(), os.pipe(), 0
+try:
+    while True:
+        watching.register(os.dup(reader))
+        n += 1
+except OSError as error:
+    print(f"objects={n} errno={error.errno}")
+"""
+
+
+# Recorded on 5.10; each watch is of another descriptor, whose table grows along.
+@pytest.mark.parametrize(
+    ("limit", "recorded"), [("1M", 4_212), pytest.param("4M", 17_160, marks=pytest.mark.slow)]
+)
+def test_watches_when_each_is_of_another_descriptor_then_the_table_counts_too(
+    limit: str, recorded: int, command_line: CommandLine
+) -> None:
+    outcome = command_line.run([sys.executable, "-c", WATCHES], "--kmem-limit", limit)
+    tally = outcome.tally()
+    if int(tally["errno"]) == errno.EMFILE:
+        pytest.skip("this host allows too few descriptors (ulimit -Hn) to get there")
+    assert int(tally["objects"]) == pytest.approx(recorded, rel=0.1)
+    assert outcome.report["kinds"]["descriptor-table"]["charged"] > 0

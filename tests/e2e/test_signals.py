@@ -22,7 +22,7 @@ MODES = [
 WAYS = {
     "limit": ["--kmem-limit", "64M"],
     "observe": ["--observe"],
-    "faults": ["--inject", "mkdir:error=ENOMEM:when=100000"],
+    "faults": ["--inject", "%process:count"],
 }
 PIPES = """
 for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.01 & done

@@ -45,7 +45,7 @@ def _with_threads_that_stay(pid: int) -> tuple[int, int]:
     tasks = Path(f"/proc/{pid}/task")
     while True:
         before = len(list(tasks.iterdir()))
-        parent, threads = _read_stat(pid) or (0, 0)
+        parent, threads, *_ = _read_stat(pid) or (0, 0)
         if len(list(tasks.iterdir())) == before:
             return parent, threads - before
 

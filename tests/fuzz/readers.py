@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from tests.fuzz import files, procfs, protocols, values
+from tests.fuzz import engines, files, procfs, protocols, values
 
 __all__ = ["READERS"]
 
-READERS = {**values.READERS, **files.READERS, **protocols.READERS, **procfs.READERS}
+READERS = {
+    **values.READERS,
+    **files.READERS,
+    **protocols.READERS,
+    **procfs.READERS,
+    **engines.READERS,
+}

@@ -136,8 +136,19 @@ COMMANDS = [
 ]
 
 
+#: The heart of it: what the proxy has most to do with.
+HEART = [
+    one
+    for one in COMMANDS
+    if one.split()[0] in ("create", "start", "logs", "exec", "restart", "rm")
+]
+
+
+@pytest.mark.parametrize(
+    "commands", [HEART, pytest.param(COMMANDS, marks=pytest.mark.slow)], ids=["heart", "all"]
+)
 def test_commands_when_through_the_proxy_then_do_and_say_the_same(
-    cli: str, proxy: Proxied, engine: Engine, image: str, tmp_path: Path
+    cli: str, proxy: Proxied, engine: Engine, image: str, tmp_path: Path, commands: list[str]
 ) -> None:
     """All of them, in two rows: the second of what a person does, and sees, is the first."""
     context = tmp_path / "context"
@@ -147,7 +158,7 @@ def test_commands_when_through_the_proxy_then_do_and_say_the_same(
     rows: dict[str, list[tuple[str, Said]]] = {}
     for name, host in (("direct", engine.host), ("through", proxy.host)):
         rows[name] = []
-        for command in COMMANDS:
+        for command in commands:
             text, arrow, stdin = command.format(
                 n=f"kmem-cli-{name}-{os.getpid()}",
                 image=image,

@@ -275,3 +275,26 @@ def test_name_when_nobody_knows_it_then_there_is_no_workload(name):
 
 def test_also_names_when_followed_then_lead_somewhere():
     assert all(workload_named(name) is not None for name in workloads._ALSO)
+
+
+# Recorded on 5.10, and for threads what the bare call says; pthread_create turns it into EAGAIN.
+@pytest.mark.parametrize(
+    ("workload", "limit", "made", "result"),
+    [
+        ("epoll-watch", "1M", 4_212, "ENOMEM"),
+        ("epoll-watch", "32M", 139_870, "ENOMEM"),
+        ("create-tmpfs", "4M", 3_518, "ENOSPC"),
+        ("clone-thread", "1M", 41, "ENOMEM"),
+        ("pthread", "1M", 41, "EAGAIN"),
+        ("fork-zombie", "4M", 326, "ENOMEM"),
+    ],
+)
+def test_workload_when_limit_is_met_then_as_many_as_recorded(
+    workload, limit, made, result, machine
+):
+    machine.tree.make("met")
+    machine.tree.write("met", "memory.kmem.limit_in_bytes", limit)
+    machine.spawn("met", "met")
+    objects, how = machine.do("met", workload, 200_000)
+    assert objects == pytest.approx(made, rel=0.1)
+    assert how == result

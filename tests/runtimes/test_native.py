@@ -138,6 +138,17 @@ def test_put_into_when_a_profile_is_unusable_then_names_it(given: str, named: st
         NativeListener(Client(), docker("28.5.2", "1.5")).put_into(config, lambda *_: ({}, ""))
 
 
+def test_see_no_other_when_a_profile_has_a_listener_then_says_that_there_can_be_but_one() -> None:
+    """Two doors for one container: the shim's filter would fail with EBUSY at its start."""
+    listener = NativeListener(Client(), docker("20.10.24", "1.1.5"))
+    text = '{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/kmem-harness/serve.sock"}'
+    config = {"HostConfig": {"SecurityOpt": ["no-new-privileges", f"seccomp={text}"]}}
+    with pytest.raises(ConfigurationError, match="a container can have but one"):
+        listener.see_no_other(config)
+    for usual in ([], ["seccomp=unconfined"], ["seccomp=default"], ["apparmor=unconfined"]):
+        listener.see_no_other({"HostConfig": {"SecurityOpt": usual}})
+
+
 def test_check_listener_when_it_is_none_then_names_those_there_are() -> None:
     assert check_listener("native") == "native"
     with pytest.raises(ConfigurationError, match=r"'ptrace' is not known.*'auto'.*'native'"):

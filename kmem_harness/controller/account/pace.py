@@ -14,12 +14,16 @@ PEAK_PARTS = 128
 #: More than two that do so share out a fifth evenly, or sixty-four would leave no time for calls.
 _REST = 9.0
 _SHARE = 0.5
+#: While other boxes are looked at, a box is let by so far above what it was seen to use, or a quarter of
+#: its limit: its callers would wait for those looks and for one of their own.
+_SPARED_NBYTES = 2 << 20
+_SPARED_SHARE = 4
 
 
 class Pace:
     """Up to what use new peaks of one box are let by. Units: bytes, seconds."""
 
-    __slots__ = ("_ended", "beyond", "rests_until", "seen")
+    __slots__ = ("_ended", "_otherwise", "beyond", "rests_until", "seen")
 
     def __init__(self, now: float) -> None:
         """Have the first peak looked at."""
@@ -30,6 +34,21 @@ class Pace:
         #: Until when that will last, as far as can be told.
         self.rests_until = now
         self._ended = now
+        #: The threshold that a spared box has otherwise.
+        self._otherwise = -1
+
+    def spare(self, usage: int, limit: int) -> bool:
+        """Let a peak of *usage* by, and those a little higher, while others are looked at, if that may be."""
+        spared = self.seen + min(_SPARED_NBYTES, limit // _SPARED_SHARE)
+        if usage > spared or self._otherwise >= 0:
+            return False
+        self._otherwise, self.beyond = self.beyond, spared
+        return True
+
+    def spare_no_more(self) -> None:
+        """Go back to the threshold before, unless there was a look since."""
+        if self._otherwise >= 0:
+            self.beyond, self._otherwise = self._otherwise, -1
 
     def looked(
         self, before: int, after: int, began: float, now: float, took: float, nr_resting: int
@@ -43,6 +62,7 @@ class Pace:
         seconds = max(began - self._ended, 1e-6)
         growth = max(before - self.seen, 0) / seconds
         self.seen = after
+        self._otherwise = -1
         self.beyond = after + max(after // PEAK_PARTS, int(growth * rest))
         self.rests_until = now + rest
         self._ended = now

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Censuses", "Later"]
 
 _T = TypeVar("_T")
+#: With so many looks under way, those at peaks are put off.
+_MANY = 4
 
 
 class Later(Protocol):
@@ -42,6 +44,9 @@ class Censuses:
         """Look at *boxes*; tell *seen* of each that is looked at no longer."""
         self._boxes = boxes
         self._seen = seen
+        #: How many are under way, and the boxes that are spared one until there is none.
+        self._nr_looks = 0
+        self._spared: list[Box] = []
 
     def below(self, counters: list[ResourceCounter]) -> list[Box]:
         """List the boxes whose charges walk any of *counters*."""
@@ -126,6 +131,25 @@ class Censuses:
 
         yield from self._look(box, look, None)
 
+    @property
+    def are_many(self) -> bool:
+        """Whether so many looks are under way that one more would keep all of them waiting."""
+        return self._nr_looks >= _MANY
+
+    def spares(self, box: Box, usage: int) -> bool:
+        """Say whether a new peak of *box* is let by, for others are looked at just now.
+
+        What is recorded shall be exact.
+        """
+        spared = (
+            self._nr_looks > 0
+            and box.recording is None
+            and box.pace.spare(usage, box.memcg.kmem.limit)
+        )
+        if spared:
+            self._spared.append(box)
+        return spared
+
     def for_room(self, box: Box, nbytes: int, since: float, *, forced: bool) -> Steps[bool]:
         """Count what of *box* may be gone until *nbytes* are; see :meth:`Audit.parts_for`."""
 
@@ -151,6 +175,12 @@ class Censuses:
         box.pace.looked(before, box.memcg.kmem.usage, began, now, took, resting)
         box.note_peak()
 
+    def _spare_no_more(self) -> None:
+        spared, self._spared = self._spared, []
+        for box in spared:
+            box.withdraw()
+            box.pace.spare_no_more()
+
     def _look(self, box: Box, look: Callable[[Audit], Steps[_T]], otherwise: _T) -> Steps[_T]:
         """Carry out *look*, once nobody else looks at *box*.
 
@@ -163,6 +193,7 @@ class Censuses:
             return result
         box.withdraw()
         box.is_looked_at = True
+        self._nr_looks += 1
         try:
             with box.guard:
                 steps = look(audit)
@@ -174,5 +205,8 @@ class Censuses:
                     result = done.value
         finally:
             box.is_looked_at = False
+            self._nr_looks -= 1
+            if not self._nr_looks:
+                self._spare_no_more()
             self._seen(box)
         return result

@@ -28,6 +28,12 @@ __all__ = ["FURTHER", "PARK_SECONDS", "Call", "Decisions"]
 
 #: How long a call may wait for it to become certain whether it fits.
 PARK_SECONDS = 0.020
+#: ... and for a look at a box that takes long, and has had its share of the time.
+_MOST_SECONDS = 1.0
+_OLD_COUNT = (
+    "calls were refused on a count from before they were made: a look at this box takes so long that "
+    f"they would have waited for more than {_MOST_SECONDS:.0f} s"
+)
 #: With room for no more than so many further objects, remember a thread's youngest child: proof
 #: for later.
 FURTHER = 3
@@ -116,9 +122,11 @@ class Decisions:
         over = [] if box.observe else all_over(box, nbytes)
         sure = True
         if not over:
-            yield from self._confirm_peak(call)
+            if not (yield from self._confirm_peak(call)):
+                self._park(call)
+                return
         else:
-            # Forced at the deadline: nothing is refused on an old count.
+            # Forced at the deadline: nothing is refused on an old count, if that can be had at all.
             for one in self._censuses.below(over):
                 sure &= yield from self._make_room(one, over, call, forced=too_late)
         while box.is_looked_at:
@@ -132,7 +140,7 @@ class Decisions:
             box.unanswered += 1  # as in the gate
         elif not over:
             self._let_run(call)
-        elif not was_over or not (too_late or (sure and self._is_certain(over, nbytes))):
+        elif not was_over or not self._is_ready(call, over, sure=sure, too_late=too_late):
             self._park(call)
         elif self._may_kill(call, over):
             yield from self._kill(call, over)
@@ -194,33 +202,39 @@ class Decisions:
 
     # -- what a decision looks at ----------------------------------------------------------
 
-    def _confirm_peak(self, call: Call) -> Steps[None]:
+    def _confirm_peak(self, call: Call) -> Steps[bool]:
         """See that a new max_usage is real: without this, the dead would be part of it.
 
-        What grew by less than a hundredth since the last look need not be looked at again. A call
-        that has waited for others' looks until its deadline waits for none of its own, and none
-        waits for a long look at another box if only counters without a limit rise.
+        False if that has to wait for looks at others. What grew by less than a hundredth since the
+        last look need not be looked at again.
         """
         box, nbytes = call.box, call.charge.nbytes
-        if box.memcg.kmem.usage + nbytes <= box.pace.beyond or (
-            box.recording is None and time.monotonic() >= call.deadline
-        ):
-            return
-        for counter in box.counters:
-            if counter.usage + nbytes <= counter.max_usage:
-                continue
-            grown = box.memcg.kmem.usage + nbytes - box.pace.seen
-            if grown * PEAK_PARTS <= counter.usage + nbytes:
+        peak = box.memcg.kmem.usage + nbytes
+        if peak <= box.pace.beyond or self._censuses.spares(box, peak) or _is_late(call):
+            return True
+        if self._censuses.are_many:
+            return False
+        rising = (one for one in box.counters if one.usage + nbytes > one.max_usage)
+        counter = next(rising, None)
+        if counter and (peak - box.pace.seen) * PEAK_PARTS > counter.usage + nbytes:
+            yield from self._look_for_dead(call, counter)
+        return True
+
+    def _look_for_dead(self, call: Call, counter: ResourceCounter) -> Steps[None]:
+        """Take back what is gone, until the call is no new peak of *counter*.
+
+        A call that has waited for others' looks until its deadline waits for none of its own, and none
+        waits for a long look at another box if only counters without a limit rise.
+        """
+        for one in self._censuses.below([counter]):
+            more = counter.usage + call.charge.nbytes - counter.max_usage
+            if more <= 0 or _is_late(call):
                 return
-            for one in self._censuses.below([counter]):
-                more = counter.usage + nbytes - counter.max_usage
-                if more <= 0 or time.monotonic() >= call.deadline:
-                    return
-                if one is not box and counter.unlimited and not one.is_quick_to_look_at:
-                    continue
-                if one is box or one.memcg.kmem.usage > one.pace.beyond:
-                    yield from self._censuses.for_peak(one, more, call.deadline)
-            return
+            mine = one is call.box
+            if not mine and counter.unlimited and not one.is_quick_to_look_at:
+                continue
+            if mine or one.memcg.kmem.usage > one.pace.beyond:
+                yield from self._censuses.for_peak(one, more, call.deadline)
 
     def _make_room(
         self, box: Box, over: list[ResourceCounter], call: Call, *, forced: bool
@@ -249,6 +263,17 @@ class Decisions:
                 call.deadline = time.monotonic() + PARK_SECONDS
                 return
 
+    def _is_ready(
+        self, call: Call, over: list[ResourceCounter], *, sure: bool, too_late: bool
+    ) -> bool:
+        """Say whether *call* may be refused by now: *sure* that what was left out makes no room."""
+        if sure:
+            return too_late or self._is_certain(over, call.charge.nbytes)
+        is_hopeless = time.monotonic() >= call.trapped + _MOST_SECONDS
+        if is_hopeless:
+            call.box.doubt(_OLD_COUNT)
+        return is_hopeless
+
     def _is_certain(self, over: list[ResourceCounter], nbytes: int) -> bool:
         """Say whether one of *over* would refuse even if no call under way comes to anything."""
         for counter in over:
@@ -256,6 +281,11 @@ class Decisions:
             if counter.usage - unproven + nbytes > counter.limit:
                 return True
         return False
+
+
+def _is_late(call: Call) -> bool:
+    """Say whether a call has waited long enough for looks at peaks. What is recorded shall be exact."""
+    return call.box.recording is None and time.monotonic() >= call.deadline
 
 
 def all_over(box: Box, nbytes: int) -> list[ResourceCounter]:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["Audit", "Part"]
 
 #: Before a refusal, a part this quick is counted again each time; a slower one gets at most 1/5 of
-#: the time. For a timeline all together get 1/10.
+#: the time, and half of it where calls have waited for long. For a timeline all together get 1/10.
 _QUICK_SECONDS = 0.000_25
 _REST = 4.0
+_FORCED_REST = 1.0
 _LONG_REST = 9.0
 
 
@@ -62,10 +63,10 @@ class _Timed:
         """What a look costs: the average keeps one that was held up from looking like a large box."""
         return min(self.last, self.total / self.count) if self.count else 0.0
 
-    def is_due(self, now: float) -> bool:
-        """Say whether it is quick, or has rested."""
+    def is_due(self, now: float, rest: float = _REST) -> bool:
+        """Say whether it is quick, or has rested so many times as long as it takes."""
         cost = self.cost
-        return cost < _QUICK_SECONDS or now >= self.ended + cost * _REST
+        return cost < _QUICK_SECONDS or now >= self.ended + cost * rest
 
     def run(self, books: Books) -> Steps[None]:
         """Look, and note what that took: what is done between its steps is no part of it."""
@@ -140,7 +141,7 @@ class Audit:
         were trapped before it. With calls under way it may have come too early, and is taken again
         where it is due. *before* is called before the first look.
         False if a part that might have made room was left out, for it was counted only just
-        before *since*; *forced* leaves none out.
+        before *since*; *forced* gives a part more of the time.
         """
         books = self._books
         target = books.lowered_nbytes + shortfall_nbytes
@@ -152,7 +153,8 @@ class Audit:
                 break  # however much of it is gone, it is not enough
             if not own:
                 continue
-            if timed.is_due(now) or (forced and timed.began < since):
+            forces = forced and timed.began < since
+            if timed.is_due(now, _FORCED_REST if forces else _REST):
                 yield from before()
                 before = _nothing
                 yield from timed.run(books)

@@ -585,6 +585,7 @@ int main(int argc, char **argv)
 
 	if (argc != 4)
 		_exit(EXIT_RESTARTER);
+	signal(SIGCHLD, SIG_DFL);	/* a caller may ignore it, and then no stop would be heard of */
 	requests_fd = atoi(argv[1]);
 	parse_numbers(argv[3]);
 	tallies = mmap(NULL, sizeof(*tallies), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[2]), 0);

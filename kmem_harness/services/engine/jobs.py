@@ -97,6 +97,8 @@ class Jobs:
         self._settled: Callable[[], None] = lambda: None
         self._kicked = False
         self._steadied: dict[str, deque[float]] = {}
+        #: Units of which something has happened by which they may be unneeded: looked at once.
+        self._doubtful: set[str] = set()
 
     def watch(
         self,
@@ -193,8 +195,9 @@ class Jobs:
         self._kicked = False
         tried: set[int] = set()
         while True:
-            waiting = (
-                job for job in self._jobs.values() if not job.running and id(job) not in tried
+            waiting = sorted(
+                (job for job in self._jobs.values() if not job.running and id(job) not in tried),
+                key=lambda job: self.relations.priority[job.unit],
             )
             job = next((one for one in waiting if not self._waits(one)), None)
             if job is None:
@@ -274,6 +277,7 @@ class Jobs:
                 self._ask(JobType.STOP, up)
             if now != before and not will_restart:
                 self._trigger(unit, before, now)
+            self._doubt(unit, now)
         self._kick()
 
     def _job_sees(self, job: Job, now: str, *, reload_failed: bool) -> bool:
@@ -301,6 +305,17 @@ class Jobs:
             self._react(unit, Atom.ON_FAILURE)
         elif now == "inactive" and before not in _OVER:
             self._react(unit, Atom.ON_SUCCESS)
+
+    def _doubt(self, unit: str, now: str) -> None:
+        """Have it looked at whether a unit is needed that is up, or those that one was for."""
+        if now in _UP:
+            self._doubtful.add(unit)
+        elif now in _OVER:
+            self._doubtful.update(
+                one
+                for one in self.relations.stop_when_unneeded
+                if unit in self.related(one, Atom.IS_NEEDED_BY)
+            )
 
     def _react(self, unit: str, atom: Atom) -> None:
         others = list(self.related(unit, atom))
@@ -368,15 +383,17 @@ class Jobs:
             for unit, subject in self.subjects.items():
                 if unit not in self._jobs and subject.active in states and holds(unit):
                     self._steadily(unit, job, why, mode)
+        self._doubtful.clear()
 
     def _is_upheld(self, unit: str) -> bool:
         return any(
-            self.active(other) in _UP and self.queued(other) is not JobType.STOP
+            self.active(other) in _UP and other not in self._jobs
             for other in self.related(unit, Atom.START_STEADILY)
         )
 
     def _is_unneeded(self, unit: str) -> bool:
-        return unit in self.relations.stop_when_unneeded and not any(
+        doubtful = unit in self._doubtful and unit in self.relations.stop_when_unneeded
+        return doubtful and not any(
             other in self._jobs or self.active(other) not in _OVER
             for other in self.related(unit, Atom.IS_NEEDED_BY)
         )

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Beginning", "Relations"]
 
+#: Types of units in the order in which systemd lets them begin.
+_TYPES = ("slice", "target", "service")
+
 
 @dataclass
 class Relations:
@@ -24,6 +27,8 @@ class Relations:
     after: dict[str, set[str]] = field(default_factory=dict)
     #: Units that another one's isolation leaves alone.
     stays: set[str] = field(default_factory=set)
+    #: Unit: where it stands among those that may all begin. Source: unit_compare_priority.
+    priority: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     stop_when_unneeded: set[str] = field(default_factory=set)
     job_timeouts: dict[str, float] = field(default_factory=dict)
     job_running_timeouts: dict[str, float] = field(default_factory=dict)
@@ -42,6 +47,8 @@ class Relations:
                         found.relate(name, relation, other)
             if unit.has_slice:  # as systemd has it: a unit cannot be without its slice
                 found.relate(name, "requires", unit.slice)
+            nice = unit.service.nice if unit.service else None
+            found.priority[name] = (_TYPES.index(unit.name.type), nice or 0, name)
             if settings.ignore_on_isolate or unit.name.type == "slice":
                 found.stays.add(name)
             if settings.stop_when_unneeded:

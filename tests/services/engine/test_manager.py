@@ -58,11 +58,14 @@ def test_unit_when_stopped_then_those_that_need_it_stop_first(stage):
 def test_unit_when_what_it_is_bound_to_ends_then_it_stops(stage):
     async def script(stage):
         assert await stage.started
+        (stage.folder / "die").write_text("")
         await stage.until(lambda: states(stage, "a", "b", "c") == ["failed", "dead", "running"])
 
     stage.play(
         {
-            "a.service": unit("", "ExecStart=/bin/sh -c 'sleep 0.2; exit 1'\n"),
+            "a.service": unit(
+                "", "ExecStart=/bin/sh -c 'while ! test -e %Y/die; do sleep 0.02; done; exit 1'\n"
+            ),
             "b.service": unit("BindsTo=a.service\nAfter=a.service"),
             "c.service": unit("Requires=a.service\nAfter=a.service"),
         },

@@ -102,7 +102,7 @@ class LookProcess:
         self.listener = -1
         #: Told of it: whoever waits for answers has to wait there, too.
         self.when_it_waits: Callable[[int], object] = lambda _: None
-        self._waiting = 0
+        self._waiting = self._nr_asked = 0
         self._poll = select.poll()
         self._milliseconds = 0
         self._has_greeted = False
@@ -118,6 +118,7 @@ class LookProcess:
     def send(self, packet: bytes) -> None:
         """Ask something. Raises: OSError if it is gone, BlockingIOError if it is far behind."""
         self._socket.send(packet, socket.MSG_DONTWAIT)
+        self._nr_asked += 1
         self._tell()
 
     def receive(self, *, waits: bool = True) -> Answer | None:
@@ -125,17 +126,17 @@ class LookProcess:
 
         Raises: OSError if the process is gone.
         """
+        if self.listener < 0:
+            return self._take(0 if waits else socket.MSG_DONTWAIT)
         while True:
-            answer = self._take(0 if waits and self.listener < 0 else socket.MSG_DONTWAIT)
-            if answer is not None or self.listener < 0:
+            # It waits to be told once it has done all that it knew of.
+            if not self._waiting and self._poll.poll(self._milliseconds if waits else 0):
+                self._hear()
+            answer = self._take(socket.MSG_DONTWAIT)
+            if answer is not None or not self._nr_asked or not self._waiting:
                 return answer
-            # It waits to be told, and has done all that it knew of; or it is still about something.
-            if not self._poll.poll(self._milliseconds if waits else 0):
-                return None
-            answer = self._take(socket.MSG_DONTWAIT) if self._hear() else None
-            if answer is not None:
-                return answer
-            if not self._tell() or not waits:
+            self._tell()  # it was asked just before it began to wait
+            if not waits:
                 return None
 
     def _take(self, flags: int) -> Answer | None:
@@ -159,26 +160,23 @@ class LookProcess:
                 self.when_it_waits(self.listener)
                 flags = socket.MSG_DONTWAIT
         self.has_answered = True
+        self._nr_asked -= 1
         serial, error, *figures = _ANSWER.unpack_from(packet)
         return Answer(serial, error, tuple(figures), packet[_ANSWER.size :])
 
-    def _hear(self) -> bool:
+    def _hear(self) -> None:
         """Learn that it waits to be told."""
-        try:
+        with suppress(FileNotFoundError, InterruptedError):
             self._waiting = _ID.unpack_from(ioctl(self.listener, _RECV, _NOTIFICATION))[0]
-        except (FileNotFoundError, InterruptedError):
-            return False
-        return True
 
-    def _tell(self) -> bool:
+    def _tell(self) -> None:
         """Have it look for what it is asked, if it waits for that."""
-        if not self._waiting and (self.listener < 0 or not self._poll.poll(0) or not self._hear()):
-            return False
-        waiting, self._waiting = self._waiting, 0
-        with suppress(FileNotFoundError):
-            ioctl(self.listener, _SEND, _RESPONSE.pack(waiting, 0, 0, 0))
-            return True
-        return False
+        if not self._waiting and self.listener >= 0 and self._poll.poll(0):
+            self._hear()
+        if self._waiting:
+            waiting, self._waiting = self._waiting, 0
+            with suppress(FileNotFoundError):
+                ioctl(self.listener, _SEND, _RESPONSE.pack(waiting, 0, 0, 0))
 
     @property
     def is_running(self) -> bool:

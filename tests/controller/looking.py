@@ -74,4 +74,5 @@ class Caller:
         """Give what was made, what is gone, and what may be."""
         while (found := self.watch.settle()) is None:
             time.sleep(0.01)
+            self.watch._looks._hear()  # as the loop does
         return found.made, found.gone, found.unsure

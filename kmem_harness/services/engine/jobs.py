@@ -36,6 +36,7 @@ _DOWN = (*_OVER, "deactivating")
 #: How often a unit is started or stopped for a rule that always holds. Units: seconds.
 #: Source: auto_start_stop_ratelimit.
 _STEADY_INTERVAL, _STEADY_BURST = 10.0, 16
+_STEADY_ATOMS = (Atom.START_STEADILY, Atom.CANNOT_BE_ACTIVE_WITHOUT, Atom.IS_NEEDED_BY)
 _LEFT_ALONE = "what it is bound to is not active"
 
 
@@ -97,7 +98,7 @@ class Jobs:
         self._settled: Callable[[], None] = lambda: None
         self._kicked = False
         self._steadied: dict[str, deque[float]] = {}
-        #: Units of which something has happened by which they may be unneeded: looked at once.
+        #: Units of which something has happened by which a rule may not hold: looked at once.
         self._doubtful: set[str] = set()
 
     def watch(
@@ -277,7 +278,8 @@ class Jobs:
                 self._ask(JobType.STOP, up)
             if now != before and not will_restart:
                 self._trigger(unit, before, now)
-            self._doubt(unit, now)
+            if now != before:
+                self._doubt(unit)
         self._kick()
 
     def _job_sees(self, job: Job, now: str, *, reload_failed: bool) -> bool:
@@ -306,16 +308,14 @@ class Jobs:
         elif now == "inactive" and before not in _OVER:
             self._react(unit, Atom.ON_SUCCESS)
 
-    def _doubt(self, unit: str, now: str) -> None:
-        """Have it looked at whether a unit is needed that is up, or those that one was for."""
-        if now in _UP:
-            self._doubtful.add(unit)
-        elif now in _OVER:
-            self._doubtful.update(
-                one
-                for one in self.relations.stop_when_unneeded
-                if unit in self.related(one, Atom.IS_NEEDED_BY)
-            )
+    def _doubt(self, unit: str) -> None:
+        """Have it looked at whether *unit*, and those that a rule ties to it, are as they should be."""
+        self._doubtful.add(unit)
+        self._doubtful.update(
+            one
+            for one in self.subjects
+            if any(unit in self.related(one, atom) for atom in _STEADY_ATOMS)
+        )
 
     def _react(self, unit: str, atom: Atom) -> None:
         others = list(self.related(unit, atom))
@@ -381,7 +381,8 @@ class Jobs:
         # In systemd's order: what is upheld is needed by then.
         for states, holds, job, why, mode in rules:
             for unit, subject in self.subjects.items():
-                if unit not in self._jobs and subject.active in states and holds(unit):
+                doubtful = unit in self._doubtful and unit not in self._jobs
+                if doubtful and subject.active in states and holds(unit):
                     self._steadily(unit, job, why, mode)
         self._doubtful.clear()
 
@@ -392,8 +393,7 @@ class Jobs:
         )
 
     def _is_unneeded(self, unit: str) -> bool:
-        doubtful = unit in self._doubtful and unit in self.relations.stop_when_unneeded
-        return doubtful and not any(
+        return unit in self.relations.stop_when_unneeded and not any(
             other in self._jobs or self.active(other) not in _OVER
             for other in self.related(unit, Atom.IS_NEEDED_BY)
         )

@@ -432,8 +432,12 @@ class Boxes:
                     self._leases.enter(running.box, listener)
 
     def _target_died(self, running: Running) -> None:
-        """Let nothing new be made: a box ends with its first process."""
-        running.box.ending = True
+        """Let nothing new be made: a box ends with its first process.
+
+        Where its end is looked at, others have a moment to end by themselves, and need their calls.
+        """
+        box = running.box
+        box.ending = box.given_up or box.faults is None or not box.faults.looks_at_end
         running.box.withdraw()
         self._stop_watching_target(running)
 

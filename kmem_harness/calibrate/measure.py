@@ -222,7 +222,7 @@ def _point(
     nr: float = grown.pop(kind, made)
     if kind == "descriptor-table":
         nr = _table_units(pid)
-    return nr, usage - sum(prices[name] * number for name, number in grown.items())
+    return nr, usage - sum(prices.get(name, 0.0) * number for name, number in grown.items())
 
 
 def _table_units(pid: int) -> float:

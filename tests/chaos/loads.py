@@ -6,7 +6,9 @@ Imports nothing of the package.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.bombs import bomb_command
@@ -14,7 +16,6 @@ from tests.support.peak import NamespacePeak, Peak, descendants, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.chaos.parts import Parts
     from tests.support.programs import Programs
@@ -104,8 +105,20 @@ def _watch_names(_: Parts, directory: Path) -> Peak:
 
 
 def _watch_pipes(parts: Parts, _: Path) -> Peak:
-    until(lambda: bool(descendants(parts.init)), 30, "no target appears")
-    return Peak("pipes", str(descendants(parts.init)[0]))
+    until(lambda: _target(parts) > 0, 30, "no target appears")
+    return Peak("pipes", str(_target(parts)))
+
+
+def _target(parts: Parts) -> int:
+    """Find the first process that is none of init's own: its process group had a leader before it."""
+    ours = {"", "kmem-init"}
+    return next((pid for pid in descendants(parts.init) if _name_of(pid) not in ours), 0)
+
+
+def _name_of(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
 
 
 _TASKS = {"kinds": ("task", "thread"), "nbytes": 8192, "watch": _watch_tasks}

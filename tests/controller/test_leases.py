@@ -128,7 +128,7 @@ class Rig:
         self.boxes[3].recording = SimpleNamespace(made=lambda *_: None)
         # One whose forks copy more than a task's price has, and one whose names are watched.
         self.boxes[1].spaces = SimpleNamespace(excess_of=excess_of)
-        self.boxes[2].names = SimpleNamespace(watch=lambda *_: None)
+        self.boxes[2].names = SimpleNamespace(watch=lambda *_: True)
         self.gate = ThoughtfulGate(self)
         self.ids = count(1)
         self.quiet = os.pipe()
@@ -173,8 +173,12 @@ class Rig:
             self.leases.lend(box, notification)
 
     def settle(self):
-        """Have entered what was charged, as it is each time the fast path returns."""
+        """Have entered what was charged, as it is each time the fast path returns.
+
+        Twice: what was charged by no wait is not entered yet where the first one copies counters.
+        """
         if self.leases:
+            assert self.leases.wait(0) == []
             assert self.leases.wait(0) == []
 
     def look(self, index, nr):

@@ -149,7 +149,9 @@ def test_create_when_said_in_any_way_then_is_limited(
 def test_create_when_terms_mean_nothing_then_is_refused_in_the_engines_shape(
     proxy: Proxied, engine: Engine, image: str, labels: dict[str, str], host: Any, named: str
 ) -> None:
-    before = {one["Id"] for one in engine.client.api.containers(all=True)}
+    before = {
+        one["Id"] for one in engine.client.api.containers(all=True, filters={"ancestor": image})
+    }
     asked = config(image, "true", Labels=labels)
     asked["HostConfig"] |= host
     body = json.dumps(asked).encode()
@@ -157,7 +159,9 @@ def test_create_when_terms_mean_nothing_then_is_refused_in_the_engines_shape(
     assert said["status"] == 400
     assert said["message"].startswith("kmem-harness: ")
     assert named in said["message"]
-    assert {one["Id"] for one in engine.client.api.containers(all=True)} <= before | {""}
+    assert {
+        one["Id"] for one in engine.client.api.containers(all=True, filters={"ancestor": image})
+    } <= before | {""}
 
 
 def test_libpod_create_when_it_asks_for_a_limit_then_is_refused_and_not_dropped(

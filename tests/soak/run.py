@@ -48,8 +48,8 @@ class Sample:
 class Soak:
     """Everything that was seen.
 
-    Shape: ``windows`` and ``samples`` in order of time, the first before there was any box and the
-    last after them all; ``reports`` of the boxes that went on;
+    Shape: ``windows`` and ``samples`` in order of time, the first before, and the last
+    after the boxes that go on; ``reports`` of the boxes that went on;
     ``passing`` counts the boxes that came and went, ``failures`` tells of those that ended badly.
     """
 
@@ -114,6 +114,10 @@ def soak(
     with Harness("5.10") as harness, ExitStack() as stack:
         controller = harness.controller.pid
         harness.memcg(_SPAN, kmem_limit="1G", memory_limit="1G")
+        # What looks at names for all boxes is started by the first of them that makes one, and stays.
+        made = f"{directory}/first"
+        with harness.run(["mkdir", made], kmem_limit="64M") as first:
+            first.wait(timeout=60)
         began = time.monotonic()
         seen.look(controller, 0.0)
         running = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 from contextlib import ExitStack
 
 import pytest
@@ -38,10 +39,13 @@ def many_mappings():
 
 @pytest.fixture
 def many_descriptors():
-    held = [os.eventfd(0) for _ in range(MANY)]
-    yield
-    for fd in held:
-        os.close(fd)
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with ExitStack() as closing:
+        closing.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (before, most))
+        for _ in range(MANY):
+            closing.callback(os.close, os.eventfd(0))
+        yield
 
 
 def test_measure_when_there_are_many_mappings_then_takes_many_steps_and_sees_all(many_mappings):

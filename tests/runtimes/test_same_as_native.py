@@ -52,6 +52,7 @@ AS_USER = {
         "owner_of_the_root",
         "ids",  # groups that are not ours alone belong to nobody
         "give_a_file_to_a_group_of_ours",
+        "give_a_file_away",  # there is nobody to give it to: EINVAL, not EPERM
         "no_new_privs",
         "capabilities",
         "sudo",

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from kmem_harness.cli import cli
 from kmem_harness.costs import kinds
 from tests.adversary import roster
-from tests.support import guide
+from tests.support import guide, host_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +57,11 @@ def test_guide_when_it_shows_system_calls_then_they_are_the_ones_in_the_code():
 def test_guide_when_it_shows_adversaries_then_they_are_the_ones_in_the_tests():
     shown = guide.between(guide.GUIDE / "security.md", "adversaries")
     assert shown == roster.markdown(), "run python -m tests.adversary.roster"
+
+
+def test_guide_when_it_shows_what_a_host_lacks_then_that_is_what_the_code_says():
+    shown = guide.between(guide.GUIDE / "troubleshooting.md", "host-errors")
+    assert shown == host_errors.markdown(), "run python -m tests.support.host_errors"
 
 
 def test_readme_when_its_commands_are_taken_out_then_they_are_one_line_each():

@@ -14,6 +14,8 @@ PAGES = (
     GUIDE / "README.md",
     *sorted(set(GUIDE.glob("*.md")) - {GUIDE / "README.md"}),
     ROOT / ".github" / "CONTRIBUTING.md",
+    ROOT / ".github" / "SECURITY.md",
+    ROOT / "containers" / "README.md",
 )
 BLOB = "https://github.com/kmem-harness/kmem-harness/blob/main/"
 #: Where pictures are shown from.

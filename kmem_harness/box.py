@@ -306,7 +306,7 @@ class Box:
         return [RefusalCard(**card) for card in self._account()["report"]["refusals"]["cards"]]
 
     def report(self) -> dict[str, Any]:
-        """Give the report: JSON-ready, all sizes in bytes. Its shape is the README's contract."""
+        """Give the report: JSON-ready, all sizes in bytes. Its shape is the contract that the guide shows."""
         self._look()
         account = self._account()["report"]
         status = self._status

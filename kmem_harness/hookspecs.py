@@ -203,7 +203,7 @@ def kmem_memcg_offline(path: str, counters: Mapping[str, Any]) -> None:
 
 @hookspec
 def kmem_report(box: Box, report: dict[str, Any]) -> None:
-    """Add to a report, in place; the README's own keys are to be left as they are.
+    """Add to a report, in place; the keys that the guide names are to be left as they are.
 
     When: at every ``box.report()``, of a running container too. Failure: leaves that call.
     """

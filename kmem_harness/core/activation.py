@@ -33,7 +33,7 @@ class Activation:
 
     @property
     def summary(self) -> str:
-        """The line of the README's table."""
+        """The line of the guide's table."""
         raise NotImplementedError
 
 
@@ -70,7 +70,7 @@ class OptIn(Activation):
 
     @property
     def summary(self) -> str:
-        """The line of the README's table."""
+        """The line of the guide's table."""
         return "by the first limit; EBUSY with tasks or hierarchical children"
 
 
@@ -87,5 +87,5 @@ class AlwaysAccounts(Activation):
 
     @property
     def summary(self) -> str:
-        """The line of the README's table."""
+        """The line of the guide's table."""
         return "always, except in the root"

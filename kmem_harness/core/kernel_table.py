@@ -1,6 +1,6 @@
-"""The README's table "what the controller does, by kernel", drawn from the profiles.
+"""The guide's table "what the controller does, by kernel", drawn from the profiles.
 
-``python -m kmem_harness.core.kernel_table`` prints it; a test keeps the README's copy true.
+``python -m kmem_harness.core.kernel_table`` prints it; a test keeps the guide's copy true.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["markdown_table"]
 
 
 def markdown_table() -> str:
-    """Draw the README's table "what the controller does, by kernel" from the profiles."""
+    """Draw the guide's table "what the controller does, by kernel" from the profiles."""
     profiles = [profile_named(name) for name in PROFILE_NAMES]
     rows = [("", *(profile.title for profile in profiles))]
     rows.append(("`kernel=`", *(f"`{profile.name}`" for profile in profiles)))

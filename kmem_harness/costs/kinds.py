@@ -407,7 +407,7 @@ def check_kinds(kinds: Sequence[str] | None) -> frozenset[str]:
 
 
 def markdown() -> str:
-    """Print the table as the README shows it: a row for each status, kind and reason."""
+    """Print the table as the guide shows it: a row for each status, kind and reason."""
     rows: dict[tuple[str, str], list[str]] = {}
     for name, entry in (*SYSCALL_KINDS.items(), *BOUNDED.items()):
         if isinstance(entry, PassedThrough):

@@ -1,6 +1,6 @@
 """Who the adversaries are: what each tries, what it makes, what is promised and seen.
 
-Knows nothing of how they are run. ``python -m tests.adversary.roster`` prints the README's table.
+Knows nothing of how they are run. ``python -m tests.adversary.roster`` prints the guide's table.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Adversary:
     """One program of ``programs``, run with a number of tries and *words*."""
 
     name: str
-    tries: str  # what it tries, for the README
+    tries: str  # what it tries, for the guide
     #: What it makes, by the name of a counter in ``counting.py``.
     makes: str = "task"
     nr_tries: int = 60
@@ -240,7 +240,7 @@ def for_this_machine() -> list[Adversary]:
 
 
 def markdown() -> str:
-    """Give the README's table: what was tried, and how it stands."""
+    """Give the guide's table: what was tried, and how it stands."""
     rows = ["| tried | how it ended | what it was told, where that is, or why |", "|---|---|---|"]
     for one in ADVERSARIES:
         where = _WHERE[one.isolations]

@@ -57,7 +57,7 @@ def test_run_when_a_part_is_killed_then_no_container_is_left(
 ):
     before = containers(engine)
     # The pause: until the command line, too, has gone on to wait for it. No fork after "up": a
-    # signal that comes before we have seen it fails it with EINTR, as the README says.
+    # signal that comes before we have seen it fails it with EINTR, as the guide says.
     script = "trap 'exit 0' TERM; sleep 100 & sleep 0.5; echo up; wait"
     process = cli("run", "--image", image, "--kmem-limit", "1M", "--", "sh", "-c", script)
     assert process.stdout.readline() == "up\n"
@@ -92,7 +92,7 @@ def test_start_when_an_owner_left_a_container_then_sweeps_it(engine, usable, ima
     with Harness() as harness:
         harness.run(["true"], image=image, **OPTIONS).close()
     assert left not in containers(engine)
-    shutil.rmtree(directory)  # what stays where both die at once, as the README says
+    shutil.rmtree(directory)  # what stays where both die at once, as the guide says
 
 
 def test_command_line_when_run_in_a_container_then_streams_and_status_are_the_commands(

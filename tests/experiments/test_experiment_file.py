@@ -143,9 +143,10 @@ def test_digest_when_anything_differs_then_differs():
     assert parse(forkers(seed=1)).digest != parse(forkers()).digest
 
 
-def test_readme_when_its_experiment_is_read_then_is_one():
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r"```toml\n(name = .*?)```", readme, re.DOTALL)
+def test_guide_when_its_experiment_is_read_then_is_one():
+    root = Path(__file__).parent.parent.parent
+    guide = (root / ".github" / "docs" / "experiments.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(name = .*?)```", guide, re.DOTALL)
     experiment = parse(tomllib.loads(text))
     assert [box.name for box in experiment.boxes] == ["redis"]
     assert experiment.vary.bisection.high == 8 << 20

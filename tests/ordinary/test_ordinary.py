@@ -40,7 +40,7 @@ def compare(program: Program) -> None:
     if missing(program):
         cannot_run(f"{', '.join(missing(program))} missing: install {', '.join(program.packages)}")
     if best_isolation() in program.not_in or (program.needs_root and os.geteuid() != 0):
-        pytest.skip(f"README says that isolation {best_isolation()} takes that away")
+        pytest.skip(f"the guide says that isolation {best_isolation()} takes that away")
     ways = list(WAYS)
     random.shuffle(ways)
     seen = {way: run(program, way) for way in ways}

@@ -13,6 +13,7 @@ yaml = pytest.importorskip("yaml", reason="PyYAML reads the workflows: it comes 
 
 ROOT = Path(__file__).parents[2]
 ACTION = ".github/actions/setup"
+GUIDE = ROOT / ".github" / "docs" / "ci.md"
 
 
 def read(path):
@@ -20,7 +21,7 @@ def read(path):
 
 
 def snippet(name):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = GUIDE.read_text(encoding="utf-8")
     found = re.search(
         rf"<!-- {name}:begin -->\n```yaml\n(.*?)```\n<!-- {name}:end -->", text, re.DOTALL
     )
@@ -37,11 +38,9 @@ def ours(steps):
     return [step for step in steps if step.get("uses", "").split("@")[0].endswith(ACTION)]
 
 
-@pytest.mark.parametrize(
-    "workflow", ["README.md", ".github/workflows/ci.yml"], ids=["readme", "own"]
-)
+@pytest.mark.parametrize("workflow", [None, ".github/workflows/ci.yml"], ids=["guide", "own"])
 def test_action_when_it_is_used_then_has_the_inputs_it_is_given(workflow):
-    used = ours(steps_of(snippet("ci-github") if workflow == "README.md" else read(workflow)))
+    used = ours(steps_of(snippet("ci-github") if workflow is None else read(workflow)))
     assert used
     inputs = read(f"{ACTION}/action.yml")["inputs"]
     for step in used:
@@ -49,12 +48,12 @@ def test_action_when_it_is_used_then_has_the_inputs_it_is_given(workflow):
         assert all(isinstance(value, str) for value in step.get("with", {}).values())
 
 
-def test_action_when_it_reads_an_input_then_that_is_one_and_the_readme_names_it():
+def test_action_when_it_reads_an_input_then_that_is_one_and_the_guide_names_it():
     text = (ROOT / ACTION / "action.yml").read_text(encoding="utf-8")
     inputs = read(f"{ACTION}/action.yml")["inputs"]
     assert set(re.findall(r"inputs\.(\w+)", text)) == set(inputs)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert all(f"`{name}`" in readme for name in inputs)
+    guide = GUIDE.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in guide for name in inputs)
     # What a user gives must reach a shell as a value, never as its text.
     for step in read(f"{ACTION}/action.yml")["runs"]["steps"]:
         assert "${{" not in step.get("run", "")

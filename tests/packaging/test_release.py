@@ -91,7 +91,8 @@ def test_metadata_when_read_by_an_index_then_version_and_links_are_there(wheel):
 
 def test_long_description_when_shown_elsewhere_then_has_no_link_into_this_folder(wheel):
     text = re.sub(r"```.*?```", "", metadata_of(wheel).get_payload(), flags=re.DOTALL)
-    links = re.findall(r"\]\(([^)]+)\)", text)
+    links = re.findall(r"\]\(([^)]+)\)|^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
+    links = [inline or definition for inline, definition in links]
     assert [link for link in links if not link.startswith(("https://", "#"))] == []
     repository = dict(url.split(", ") for url in metadata_of(wheel).get_all("Project-URL"))[
         "Source"

@@ -72,7 +72,7 @@ def test_events_when_written_then_each_line_is_as_its_schema_has_it(harness, tmp
 
 
 def test_experiment_file_when_it_is_the_guides_then_is_as_its_schema_has_it():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / ".github" / "docs" / "experiments.md").read_text(encoding="utf-8")
     example = text.partition('name = "limits"')[2].partition("```")[0]
     check("experiment", tomllib.loads(f'name = "limits"{example}'))
     with pytest.raises(AssertionError, match="kmem_limits"):

@@ -1,4 +1,4 @@
-"""What a program sees and may do in a box is what it is outside, but for what README's table names."""
+"""What a program sees and may do in a box is what it is outside, but for what the guide's table names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROGRAM = Path(__file__).with_name("operations.py")
 PYTHON = [sys.executable, "-I", "-S"]
 RUN = [sys.executable, "-m", "kmem_harness", "run", "--quiet"]
 
-#: What differs, by isolation and whether we are root: README says why.
+#: What differs, by isolation and whether we are root: the guide says why.
 NAMESPACES = {"sees_who_started_it"}
 FILTER = {"io_uring"}
 AS_ROOT = {

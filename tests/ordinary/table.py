@@ -68,8 +68,12 @@ cd .. && git clone -q one two && git -C two rev-parse HEAD && git -C two gc -q &
 _PERL_SIGNALS = r"""
 use POSIX ":sys_wait_h"; use Time::HiRes qw(ualarm);
 my ($ok, $bad, $ticks, %why) = (0, 0, 0);
-POSIX::sigaction(SIGCHLD, POSIX::SigAction->new(sub { 1 while waitpid(-1, WNOHANG) > 0 }));
-POSIX::sigaction(SIGALRM, POSIX::SigAction->new(sub { $ticks++ }));
+# Handlers are run between two operations of perl, which natively crashes now and then without that.
+my $reap = POSIX::SigAction->new(sub { local ($?, $!); 1 while waitpid(-1, WNOHANG) > 0 });
+my $tick = POSIX::SigAction->new(sub { $ticks++ });
+$_->safe(1) for $reap, $tick;
+POSIX::sigaction(SIGCHLD, $reap);
+POSIX::sigaction(SIGALRM, $tick);
 ualarm(3000, 3000);
 for (1 .. 100) {
     my $p = fork;
@@ -82,6 +86,7 @@ for (1 .. 100) {
 }
 ualarm(0);
 print "forked $ok failed $bad ", join(",", %why), " ticked ", ($ticks > 0 ? "yes" : "no"), "\n";
+exit 0;
 """
 
 _SUBPROCESS = """

@@ -28,7 +28,8 @@ def test_readme_when_its_test_runs_then_fails_at_its_limit_and_passes_under_1m(p
     project.pytester.makepyfile(test_web=example)
     shown = project.run("-q", "-p", "no:cacheprovider").stdout.str()
     assert shown.startswith("K ")
-    assert f" -m http.server {port}: at most " in shown
+    # A long path to Python leaves less room for the rest of the command.
+    assert re.search(r"c1: .*: at most \d+ bytes, 1 refused", shown)
     assert "RuntimeError: can't start new thread" in shown
     assert re.search(r"clone3? by python[\d.]*\[\d+\]: ENOMEM, \d+ bytes for a ", shown)
     project.pytester.makepyfile(test_web=example.replace('"192K"', '"1M"'))

@@ -189,7 +189,7 @@ class Censuses:
         while box.is_looked_at:
             yield box.awaiting
         audit, result = box.audit, otherwise
-        if audit is None:
+        if audit is None or box.over:
             return result
         box.withdraw()
         box.is_looked_at = True
@@ -198,9 +198,10 @@ class Censuses:
             with box.guard:
                 steps = look(audit)
                 try:
-                    while box.audit is audit:
+                    # Once it is over, what a look has found before would be charged to nobody.
+                    while box.audit is audit and not box.over:
                         yield next(steps)
-                    steps.close()  # what it looks at is closed
+                    steps.close()
                 except StopIteration as done:
                     result = done.value
         finally:

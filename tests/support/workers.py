@@ -17,6 +17,7 @@ _ENGINES = {
     "tests/containers": "docker",
     "tests/docker": "docker",
     "tests/docker_matrix": "docker",
+    "tests/proxy": "docker",
     "tests/podman": "podman",
 }
 

@@ -249,7 +249,7 @@ def test_terminal_when_a_shell_in_the_box_has_jobs_then_controls_them() -> None:
         shell.say("\x1a")
         shell.hear("Stopped")
         shell.hear("PROMPT> ")
-        shell.say("kill -KILL %1; wait\n")
+        shell.say("kill -KILL %1; wait -f %1\n")
         shell.hear("PROMPT> ")
         shell.say("exit 5\n")
         shell.say("echo st''atus-$?\n")

@@ -70,7 +70,7 @@ CLOSE = "Connection: close"
         [request("DELETE", "/v1.41/containers/no-such?force=1", b"", CLOSE)],
         [request("POST", "/containers/no-such/attach?stream=1", b"", CLOSE)],
         [request("POST", "/v1.41/exec/no-such/start", b'{"Detach":false}', CLOSE)],
-        [request("GET", "/images/json"), request("GET", "/_ping", b"", CLOSE)],
+        [request("GET", "/version"), request("GET", "/_ping", b"", CLOSE)],
         [request("GET", "/_ping") * 5 + request("GET", "/_ping", b"", CLOSE)],
         [b"GET /_pi", b"ng HTTP/1.1\r\nHo", b"st: docker\r\nConnection: close\r\n", b"\r\n"],
         [b"GET /_ping HTTP/1.0\r\n\r\n"],

@@ -269,14 +269,20 @@ static void ignored(void)
 
 static void stops(void)
 {
-	int status;
+	int status, go[2];
 	pid_t child;
+	char byte;
 
 	handle(SIGALRM);
+	expect(!pipe(go), "pipe");
 	child = fork();
 	if (child == 0) {
-		raise(SIGSTOP);
-		raise(SIGSTOP);
+		/* On only when that it goes on has been seen: a stop would hide that. */
+		for (int i = 0; i < 2; i++) {
+			raise(SIGSTOP);
+			if (read(go[0], &byte, 1) != 1)
+				_exit(2);
+		}
 		_exit(7);
 	}
 	for (int i = 0; i < 2; i++) {
@@ -284,6 +290,7 @@ static void stops(void)
 		expect(!kill(child, SIGCONT), "kill");
 		expect(waitpid(child, &status, WCONTINUED) == child && WIFCONTINUED(status),
 		       "no continuation was seen");
+		expect(write(go[1], "g", 1) == 1, "write");
 	}
 	reap(child, 7 << 8, "the end of a task that was stopped");
 }

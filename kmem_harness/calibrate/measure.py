@@ -222,6 +222,7 @@ def _point(
     nr: float = grown.pop(kind, made)
     if kind == "descriptor-table":
         nr = _table_units(pid)
+    # Where only some kinds are measured, what has no price yet stays part of the load's.
     return nr, usage - sum(prices.get(name, 0.0) * number for name, number in grown.items())
 
 

@@ -81,6 +81,7 @@ def test_from_env_when_kernel_memory_is_given_then_contains_the_bomb(
     # The kernel counts those that have ended, too, which are charged less: the bytes are the bound.
     assert peak < 300
     assert report["memcg"]["kmem"]["max_usage"] <= 4 << 20
+    assert report["kinds"]["task"]["live_peak"] <= _MOST
     assert report["memcg"]["kmem"]["limit"] == 4 << 20
     assert report["refusals"]["total"] > 0
 
